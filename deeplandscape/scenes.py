@@ -84,7 +84,7 @@ def _lattice(seeds, keys, cells):
     every = torch.arange(first, last + 1, device=seeds.device)
     return hash_uniform(seeds[:, None], *keys, every[None])[:, (cells[0] - first).long()]
 
-# %% ../nbs/01_scenes.ipynb #97c43bdf
+# %% ../nbs/01_scenes.ipynb #bdb88d97
 def ridge_line(
     seeds,        # int64 (B,)
     name,         # which line of the scene
@@ -92,6 +92,7 @@ def ridge_line(
     frequency,    # of the coarsest octave, cycles per unit of x
     octaves=6,    # number of octaves
     gain=0.5,     # amplitude ratio between octaves
+    smooth=False, # rounded instead of broken
 ):
     "Fractal broken line as from midpoint displacement: (B, W), about 0..1."
     total, height, amplitude = 0.0, 0.0, 1.0
@@ -99,7 +100,8 @@ def ridge_line(
         p = x * (frequency * 2**octave) + 17.3 * octave
         i = p.floor()
         a, b = (_lattice(seeds, (name, octave), i + k) for k in (0, 1))
-        height, total = height + amplitude * _over(a, b, p - i), total + amplitude
+        t = _step(0, 1, p - i) if smooth else p - i
+        height, total = height + amplitude * _over(a, b, t), total + amplitude
         amplitude *= gain
     return height / total
 
@@ -220,7 +222,7 @@ def scene_seeds(
         raise ValueError(f"a split holds scenes 0 .. {SEEDS_PER_SPLIT - 1}")
     return torch.arange(start, start + count) + SPLITS[split] * SEEDS_PER_SPLIT
 
-# %% ../nbs/01_scenes.ipynb #34778f1a
+# %% ../nbs/01_scenes.ipynb #88c2436f
 class _Scene:
     "Everything the painters share: coordinates, light, tiles, and the canvas being painted."
 
@@ -247,8 +249,8 @@ class _Scene:
     def tile(self, name, beta, lowest=1.0):
         return noise_tile(self.unique, name, beta, lowest)[self.where]
 
-    def line(self, name, frequency, octaves=6, gain=0.5, shift=0.0):
-        return ridge_line(self.seeds, name, self.x[:, 0] + shift, frequency, octaves, gain)[:, None]
+    def line(self, name, frequency, octaves=6, gain=0.5, shift=0.0, smooth=False):
+        return ridge_line(self.seeds, name, self.x[:, 0] + shift, frequency, octaves, gain, smooth)[:, None]
 
     def edge(self, depth):
         return (depth * self.height + 0.5).clamp(0, 1)
@@ -323,11 +325,11 @@ def _cloud_plane(s, scale, plane, wind, layer):
     flow_y = near_rate / near**2 * s.height
     return u, v, torch.stack(torch.broadcast_tensors(flow_x, flow_y), 1)
 
-# %% ../nbs/01_scenes.ipynb #e773b0a1
+# %% ../nbs/01_scenes.ipynb #c3507dd3
 def _paint_clouds(s):
     tile, wind = s.tile("clouds", 1.6, 2.0), _wind(s)
     cover = s.trait("cover", -0.15, 0.40) + 0.32 * s.weather.cloud_cover.view(-1, 1, 1) + 0.45 * s.overcast
-    fade = _step(0.0, 0.14, s.up)
+    fade = _step(0.0, 0.19, s.up)
     s.cloudiness = torch.zeros_like(s.sky)
     for layer, (scale, plane, speed, opacity, threshold) in enumerate(_LAYERS):
         u, v, flow = _cloud_plane(s, scale, plane, wind * speed, layer)
@@ -430,12 +432,12 @@ def _trees(s, name, sharp=0.95):
         return _lattice(s.seeds, (name, key), i) * (1 - .95 * taper)
     return torch.maximum(row(13.0, .0, 1), .7 * row(22.0, .4, 2))[:, None]
 
-# %% ../nbs/01_scenes.ipynb #4bc8046f
+# %% ../nbs/01_scenes.ipynb #8b15cc88
 def _swells(s, dune):
     shade = torch.zeros_like(s.up * s.x)
     tone, trees = shade, shade
     for k, (base, size) in enumerate(((.035, .035), (.11, .075), (.24, .11))):
-        line = s.line(f"swell {k}", .55 + .25 * k, 4, .38, 3.0 * k)
+        line = s.line(f"swell {k}", .6 + .25 * k, 3, .36, 3.0 * k, smooth=True)
         crest = s.horizon + base + size * (1 - 2 * line)
         slope = F.pad(line[..., 2:] - line[..., :-2], (1, 1), mode="replicate") * (s.width / s.aspect / 64)
         grove = _step(.42, .60, s.line(f"grove {k}", 1.3, 2)) * (s.trait(f"groves {k}") < .7) * (1 - dune)
