@@ -1,0 +1,50 @@
+# The commands of this project. `make reproduce` and `make test` need nothing but Python 3.11 or newer: both make .venv first.
+PYTHON ?= python3
+PROFILE ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+export OMP_WAIT_POLICY ?= PASSIVE
+export PYTHONHASHSEED ?= 0
+
+.PHONY: help reproduce test explore readme sync notebooks smoke browser clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, this is $$($(PYTHON) --version 2>&1): say which one to use, as in  make PYTHON=python3.12 test"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $@
+
+reproduce: $(READY)  ## every figure and table (PROFILE=cpu; smoke, gpu, paper)
+	$(BIN)/python -c 'import sys; from deeplandscape.report import reproduce; sys.exit(reproduce("$(PROFILE)"))'
+
+test: $(READY) sync notebooks  ## notebooks and library in step, library notebooks, tests, the smoke profile
+	$(BIN)/python -m pytest -q tests
+
+sync: $(READY)  ## are notebooks and library in step, and notebooks clean?
+	$(BIN)/python -m pytest -q tests/test_sync.py
+
+notebooks: $(READY)  ## run the library notebooks
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --n_workers 2 --timing
+
+smoke: $(READY)  ## the whole graph at its smallest size
+	$(MAKE) reproduce PROFILE=smoke
+
+explore: $(READY)  ## open the explorers in JupyterLab
+	$(BIN)/jupyter lab nbs/apps
+
+readme: $(READY)  ## README.md from nbs/index.ipynb
+	$(BIN)/python tests/make_readme.py
+
+browser: $(READY)  ## tests in a real browser (needs Chromium)
+	$(BIN)/python -m pip install --quiet -e ".[browser]"
+	$(BIN)/python -m pytest -q tests/browser
+
+clean:  ## remove runs/ and caches, keep results and .venv
+	rm -rf runs/* build .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
