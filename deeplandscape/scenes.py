@@ -78,13 +78,14 @@ def sample_tile(
     grid = (torch.stack([u - u.floor(), v - v.floor()], -1) * 2 - 1).expand(len(tile), -1, -1, -1)
     return F.grid_sample(tile, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
-# %% ../nbs/01_scenes.ipynb #580612e2
+# %% ../nbs/01_scenes.ipynb #e27e65f8
 def _lattice(seeds, keys, cells):
-    first, last = int(cells.min()), int(cells.max())
-    every = torch.arange(first, last + 1, device=seeds.device)
-    return hash_uniform(seeds[:, None], *keys, every[None])[:, (cells[0] - first).long()]
+    first, last = int(cells[0, 0]), int(cells[0, -1])
+    values = hash_uniform(seeds[:, None], *keys, torch.arange(first, last + 2, device=seeds.device)[None])
+    index = (cells[0] - first).long()
+    return values[:, index], values[:, index + 1]
 
-# %% ../nbs/01_scenes.ipynb #bdb88d97
+# %% ../nbs/01_scenes.ipynb #2a7199ef
 def ridge_line(
     seeds,        # int64 (B,)
     name,         # which line of the scene
@@ -99,7 +100,7 @@ def ridge_line(
     for octave in range(octaves):
         p = x * (frequency * 2**octave) + 17.3 * octave
         i = p.floor()
-        a, b = (_lattice(seeds, (name, octave), i + k) for k in (0, 1))
+        a, b = _lattice(seeds, (name, octave), i)
         t = _step(0, 1, p - i) if smooth else p - i
         height, total = height + amplitude * _over(a, b, t), total + amplitude
         amplitude *= gain
@@ -222,7 +223,7 @@ def scene_seeds(
         raise ValueError(f"a split holds scenes 0 .. {SEEDS_PER_SPLIT - 1}")
     return torch.arange(start, start + count) + SPLITS[split] * SEEDS_PER_SPLIT
 
-# %% ../nbs/01_scenes.ipynb #88c2436f
+# %% ../nbs/01_scenes.ipynb #51c90265
 class _Scene:
     "Everything the painters share: coordinates, light, tiles, and the canvas being painted."
 
@@ -241,7 +242,7 @@ class _Scene:
         self.image = torch.empty(batch, 3, height, width, device=device)
         self.sky = torch.ones(batch, 1, height, width, device=device)
         self.water = torch.zeros_like(self.sky)
-        self.flow = torch.zeros(batch, 2, height, width, device=device)
+        self.water_flow = 0.0
 
     def trait(self, name, low=0.0, high=1.0):
         return _trait(self.seeds, name, low, high)
@@ -258,7 +259,6 @@ class _Scene:
     def paint_static(self, colour, mask):
         self.image, mask = _over(self.image, colour, mask[:, None]), mask[:, None]
         self.sky, self.water = self.sky * (1 - mask), self.water * (1 - mask)
-        self.flow = self.flow * (1 - mask)
 
 # %% ../nbs/01_scenes.ipynb #11043e85
 def _light_up(s):
@@ -325,7 +325,7 @@ def _cloud_plane(s, scale, plane, wind, layer):
     flow_y = near_rate / near**2 * s.height
     return u, v, torch.stack(torch.broadcast_tensors(flow_x, flow_y), 1)
 
-# %% ../nbs/01_scenes.ipynb #c3507dd3
+# %% ../nbs/01_scenes.ipynb #c445c479
 def _paint_clouds(s):
     tile, wind = s.tile("clouds", 1.6, 2.0), _wind(s)
     cover = s.trait("cover", -0.15, 0.40) + 0.32 * s.weather.cloud_cover.view(-1, 1, 1) + 0.45 * s.overcast
@@ -345,7 +345,7 @@ def _paint_clouds(s):
         density = density[:, None]
         s.image = _over(s.image, colour, density)
         s.cloudiness = _over(s.cloudiness, torch.ones_like(density), density)
-        s.flow = flow if layer == 0 else _over(s.flow, flow, density / s.cloudiness.clamp(min=1e-3))
+        s.sky_flow = flow if layer == 0 else _over(s.sky_flow, flow, density / s.cloudiness.clamp(min=1e-3))
 
 # %% ../nbs/01_scenes.ipynb #17de739a
 def _earth_colours(s):
@@ -402,34 +402,32 @@ def _ripples(s):
     flow_y = -near_rate / near**2 * s.height
     return u, v, torch.stack(torch.broadcast_tensors(flow_x, flow_y), 1)
 
-# %% ../nbs/01_scenes.ipynb #c8065ee4
+# %% ../nbs/01_scenes.ipynb #7c4699c4
 def _paint_water(s):
-    u, v, ripple_flow = _ripples(s)
+    u, v, s.water_flow = _ripples(s)
     ripple = sample_tile(s.fine[:, :1], u, v)[:, 0]
     mirror_y = 2 * s.horizon - s.y + ripple * (.008 + .13 * s.down)
     mirror_y = torch.minimum(mirror_y, s.horizon - .5 / s.height).clamp(min=0)
     mirror_x = s.x + .04 * ripple * s.down
     grid = torch.stack([mirror_x / s.aspect, mirror_y * 2 - 1], -1)
-    seen = F.grid_sample(torch.cat([s.image, s.flow, s.sky], 1), grid, padding_mode="border", align_corners=False)
-    mirrored = seen[:, 3:5] * torch.tensor([1.0, -1.0], device=seen.device).view(1, 2, 1, 1)
-    flow = _over(ripple_flow, mirrored, seen[:, 5:])
+    mirror = F.grid_sample(s.image, grid, padding_mode="border", align_corners=False)
     shine = (.84 - .62 * s.down + .05 * ripple).clamp(.25, .9)[:, None]
     tint = torch.stack([s.trait("water red", .01, .05), s.trait("water green", .08, .17), s.trait("water blue", .10, .18)], 1)
     deep = .28 * s.colour["zenith"] + tint * (s.colour["ambient"] + s.colour["direct"])
-    water = _over(deep, seen[:, :3], shine)
+    water = _over(deep, mirror, shine)
     path = torch.exp(-(((s.x - s.lamp_x) / (.08 + .55 * s.down)) ** 2)) * _step(.35, .75, ripple) * s.lamp_up
     water = water + s.colour["glow"] * (.6 * path * (1 - .5 * s.low))[:, None]
     mask = s.edge(s.y - s.horizon)[:, None]
-    s.image, s.flow = _over(s.image, water, mask), _over(s.flow, flow, mask)
+    s.image = _over(s.image, water, mask)
     s.sky, s.water = s.sky * (1 - mask), _over(s.water, torch.ones_like(mask), mask)
 
-# %% ../nbs/01_scenes.ipynb #fa9a8ce2
+# %% ../nbs/01_scenes.ipynb #5cd76a4a
 def _trees(s, name, sharp=0.95):
     def row(frequency, shift, key):
         p = s.x[:, 0] * frequency + shift
         i = p.floor()
         taper = ((p - i - .5).abs() * 2) ** (1 if sharp > .5 else 2)
-        return _lattice(s.seeds, (name, key), i) * (1 - .95 * taper)
+        return _lattice(s.seeds, (name, key), i)[0] * (1 - .95 * taper)
     return torch.maximum(row(13.0, .0, 1), .7 * row(22.0, .4, 2))[:, None]
 
 # %% ../nbs/01_scenes.ipynb #8b15cc88
@@ -513,7 +511,7 @@ class Frames:
     def __len__(self):
         return len(self.images)
 
-# %% ../nbs/01_scenes.ipynb #efb87d5f
+# %% ../nbs/01_scenes.ipynb #b262af8e
 def _develop(s):
     t = s.weather.temperature.view(-1, 1, 1, 1)
     tint = torch.cat([1 + .07 * t, torch.ones_like(t), 1 - .08 * t], 1)
@@ -525,7 +523,7 @@ def _truth(s, image):
     luma = torch.tensor([.299, .587, .114], device=image.device).view(1, 3, 1, 1)
     mean = image.mean((2, 3))
     cover = (s.cloudiness * s.sky).sum((1, 2, 3)) / s.sky.sum((1, 2, 3)).clamp(min=1e-6)
-    return dict(static=(1 - s.sky - s.water).clamp(0, 1), sky=s.sky, water=s.water, flow=s.flow,
+    return dict(static=(1 - s.sky - s.water).clamp(0, 1), sky=s.sky, water=s.water, flow=s.sky * s.sky_flow + s.water * s.water_flow,
                 sun_elevation=s.weather.sun_elevation, brightness=(image * luma).sum(1).mean((1, 2)),
                 temperature=mean[:, 0] - mean[:, 2], cloud_cover=cover, wind=_wind(s)[:, :, 0, 0],
                 seeds=s.seeds, weather=s.weather)
