@@ -60,9 +60,9 @@ def logarithms(shifts, horizon):
     if not whole: raise InputError("These four displacements fold the picture over; choose smaller ones.")
     return torch.from_numpy(np.real(np.stack(logs))), torch.from_numpy(np.stack([sky, earth]))
 
-# %% ../nbs/07_motion.ipynb #481eea74
+# %% ../nbs/07_motion.ipynb #62ebf967
 def sampling_grid(matrices, size, seam):
-    "Where output pixels look (T, h, w, 2): rows above `seam` by matrices[:, 0] (T, 2, 3, 3), others by [:, 1]."
+    "Where output pixels look (T, h, w, 2), by matrices (T, 2, 3, 3): [:, 0] above row `seam`, [:, 1] below."
     h, w = size
     y, x = torch.meshgrid(torch.linspace(-1, 1, h).double(), torch.linspace(-1, 1, w).double(), indexing="ij")
     points = torch.stack([x, y, torch.ones_like(x)], dim=-1)
