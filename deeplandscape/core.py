@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'InputError', 'pick_device', 'use_threads', 'item_generator', 'item_normal', 'atomic', 'save_tensors',
-           'load_tensors', 'to_uint8', 'from_uint8', 'read_photo', 'image_grid', 'show', 'save_image', 'write_video',
-           'iterate_video', 'read_video', 'progress', 'Weights', 'file_sha256', 'weights_path', 'register_weights']
+           'load_tensors', 'to_uint8', 'from_uint8', 'open_photo', 'read_photo', 'image_grid', 'show', 'save_image',
+           'write_video', 'iterate_video', 'read_video', 'progress', 'Weights', 'file_sha256', 'weights_path',
+           'register_weights']
 
-# %% ../nbs/00_core.ipynb #f9133569
+# %% ../nbs/00_core.ipynb #0532b8ab
 import contextlib
 import errno
 import functools
 import hashlib
 import importlib.util
 import json
+import logging
 import math
 import os
 import re
@@ -215,28 +217,36 @@ def _open_picture(path: Path) -> Image.Image:
         raise InputError(f"{path} has only {img.width} x {img.height} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed.")
     return img
 
-# %% ../nbs/00_core.ipynb #f8207fc0
+# %% ../nbs/00_core.ipynb #24ea8b75
+def open_photo(
+    path,  # picture file of any kind Pillow reads
+    long_side=None,  # reduce so that the longer side has at most this many pixels
+    short_side=None,  # reduce so that the shorter side has at most this many pixels
+) -> Image.Image:  # RGB, upright
+    "A photograph as a Pillow image, whatever it is stored as; never enlarged."
+    path = Path(path)
+    with _open_picture(path) as img:
+        ratio = min(1, (long_side or math.inf) / max(img.size), (short_side or math.inf) / min(img.size))
+        try:
+            size = [max(MIN_SIDE, round(ratio * s)) for s in img.size]
+            if ratio < 0.5:
+                img.draft(img.mode, [2 * s for s in size])
+            size = size[::-1] if img.getexif().get(0x0112, 1) in (5, 6, 7, 8) else size
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                rgb = _to_rgb(ImageOps.exif_transpose(img))
+        except Exception as error:  # damaged data; Pillow raises OSError, SyntaxError, ValueError, ...
+            reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+            raise InputError(f"The picture {path} is damaged ({reason}); save or download it again.") from None
+    return rgb if ratio == 1 else rgb.resize(size, Image.Resampling.LANCZOS)
+
+# %% ../nbs/00_core.ipynb #0353b7f8
 def read_photo(
     path,  # picture file of any kind Pillow reads
     max_side=None,  # reduce so that the longer side has at most this many pixels
 ) -> torch.Tensor:  # (3, H, W) in [-1, 1]
     "A photograph as a tensor, upright and in RGB, whatever it is stored as."
-    path = Path(path)
-    with _open_picture(path) as img:
-        try:
-            if max_side and max(img.size) > 2 * max_side:
-                img.draft("RGB" if img.mode in ("RGB", "L") else img.mode, (2 * max_side, 2 * max_side))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                rgb = _to_rgb(ImageOps.exif_transpose(img))
-        except Exception as error:  # truncated or damaged data; Pillow raises OSError, SyntaxError, ValueError, ...
-            reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
-            raise InputError(f"The picture {path} is damaged ({reason}); save or download it again.") from None
-    if max_side and max(rgb.size) > max_side:
-        ratio = max_side / max(rgb.size)
-        size = tuple(max(MIN_SIDE, round(s * ratio)) for s in rgb.size)
-        rgb = rgb.resize(size, Image.Resampling.LANCZOS)
-    return from_uint8(torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous())
+    return from_uint8(torch.from_numpy(np.array(open_photo(path, max_side))).permute(2, 0, 1).contiguous())
 
 # %% ../nbs/00_core.ipynb #2f1f3a0f
 def image_grid(
@@ -356,7 +366,7 @@ def write_video(
             _write_mp4(_frame_bytes(frames), partial, fps, crf)
     return path
 
-# %% ../nbs/00_core.ipynb #ad09e676
+# %% ../nbs/00_core.ipynb #c9b6cb03
 def iterate_video(
     path,  # video file: mp4, webm, mov, gif ...
     short_side=None,  # reduce so that the shorter side has this many pixels
@@ -367,6 +377,7 @@ def iterate_video(
         raise InputError(f"There is no video file {path}; check the name.")
     scale = f"scale='if(lt(iw,ih),{short_side},-2)':'if(lt(iw,ih),-2,{short_side})':flags=area"
     options = ["-map", "0:v:0", "-vf", scale] if short_side else ["-map", "0:v:0"]
+    logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns whenever a size is asked for
     stream = imageio_ffmpeg.read_frames(str(path), output_params=[*options, "-fps_mode", "passthrough"])
     try:
         info = next(stream)
