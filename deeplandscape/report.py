@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['PALETTE', 'KEYS', 'project_folder', 'use_style', 'code_version', 'git_commit', 'write_gif', 'save_result',
            'parameters_of', 'Run', 'published', 'measured', 'beside', 'paper_beside_ours', 'draw_beside', 'filmstrip',
-           'mosaic', 'gallery', 'check_parameters', 'Plan', 'read_profile', 'plan', 'write_parameters', 'reproduce']
+           'mosaic', 'example_photos', 'output_shapes', 'draw_architecture', 'gallery', 'check_parameters', 'Plan',
+           'read_profile', 'plan', 'write_parameters', 'reproduce']
 
-# %% ../nbs/20_report.ipynb #6fd9f6ad
+# %% ../nbs/20_report.ipynb #30c5b920
 import difflib
 import functools
 import hashlib
@@ -27,7 +28,13 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 from . import __version__
-from .core import InputError, atomic, file_sha256, save_image, to_uint8, weights_path, write_video
+from sklearn.datasets import load_sample_image
+from .core import (InputError, atomic, file_sha256, from_uint8, read_photo, save_image, to_uint8, weights_path,
+                                write_video)
+from .data import find_photos
+from .discriminators import Discriminator
+from .generator import Generator, GeneratorConfig, Latents
+from .scenes import render, scene_seeds
 
 # %% ../nbs/20_report.ipynb #8a4ce891
 def project_folder() -> Path:  # the folder that holds nbs/, figures/ and runs/
@@ -252,16 +259,18 @@ def draw_beside(
     panels[0][0].legend(loc="upper right", bbox_to_anchor=(-0.05, -0.04), fontsize=8)
     return figure
 
-# %% ../nbs/20_report.ipynb #0faf13a8
+# %% ../nbs/20_report.ipynb #aea6dabb
 def filmstrip(
     clips: list,                 # each (T, 3, H, W) in [-1, 1]
     columns: int = 6,            # frames shown per clip, evenly spaced, first and last included
     titles: list | None = None,  # one per clip
     fps: float | None = None,    # writes the seconds above the columns
+    figure: Figure | None = None,    # draw into this (sub)figure; None: a new one
 ) -> Figure:
     "One row per clip, frames from left to right in time."
-    figure, panels = plt.subplots(len(clips), columns, squeeze=False, figsize=(1.35 * columns, 1.4 * len(clips)),
-                                  gridspec_kw={"wspace": 0.03, "hspace": 0.03})
+    height, width = clips[0].shape[-2:]
+    figure = figure or plt.figure(figsize=(1.35 * columns * width / height, 1.4 * len(clips)))
+    panels = figure.subplots(len(clips), columns, squeeze=False, gridspec_kw={"wspace": 0.03, "hspace": 0.03})
     for row, (clip, line) in enumerate(zip(clips, panels)):
         picks = torch.linspace(0, len(clip) - 1, columns).round().long()
         for column, (axes, t) in enumerate(zip(line, picks.tolist())):
@@ -287,6 +296,166 @@ def mosaic(
     stack = torch.nn.functional.pad(torch.cat([stack, blank]), (0, pad, 0, pad), value=1.0)
     rows = [torch.cat(list(row), dim=-1) for row in stack.split(columns)]
     return torch.cat(rows, dim=-2)[..., :-pad or None, :-pad or None]
+
+# %% ../nbs/20_report.ipynb #58881aea
+def example_photos(
+    folder: str | Path | None = None,    # photographs; None: china.jpg and rendered scenes
+    scenes: int = 3,                     # how many scenes, when there is no folder
+    side: int = 256,                     # shorter side of what is returned, pixels
+    most: int = 16,                      # photographs of a folder, the first by name
+    square: bool = False,                # the middle square only
+) -> dict:                               # name -> (3, H, W) in [-1, 1]
+    "Photographs for the figures that animate them, by name."
+    if folder:
+        found = {Path(name).stem: read_photo(path, max_side=4 * side) for name, path in find_photos(folder)[:most]}
+        if not found: raise InputError(f"{folder} holds no photographs: give a folder of JPEG or PNG files")
+    else:
+        rendered = render(scene_seeds("test", 0, scenes), height=side, width=side * 3 // 2).images
+        found = {"china": from_uint8(torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1))}
+        found |= {f"scene {i}": image for i, image in enumerate(rendered)}
+    return {name: fit_side(photo, side, square) for name, photo in found.items()}
+
+# %% ../nbs/20_report.ipynb #cd799d71
+def fit_side(photo: torch.Tensor, side: int, square: bool) -> torch.Tensor:
+    "A photograph with its shorter side at `side`; its middle square when asked for."
+    height, width = photo.shape[-2:]
+    if square:
+        short = min(height, width)
+        photo = photo[:, (height - short) // 2:, (width - short) // 2:][:, :short, :short]
+        height = width = short
+    scale = side / min(height, width)
+    size = (max(side, round(height * scale)), max(side, round(width * scale)))
+    return torch.nn.functional.interpolate(photo[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0].clamp(-1, 1)
+
+# %% ../nbs/20_report.ipynb #e7895e91
+def output_shapes(
+    module: torch.nn.Module,     # any network
+    *inputs,                     # what it is called with; on the meta device it costs nothing
+    call=None,                   # what to call instead of the module itself
+) -> list:                       # (name, kind, shape of the output) in the order of execution
+    "Every submodule's name, class and output shape, as seen by forward hooks."
+    seen, hooks = [], []
+    for name, part in module.named_modules():
+        note = lambda _, __, out, name=name, kind=type(part).__name__: seen.append((name, kind, tuple(out.shape)))
+        hooks.append(part.register_forward_hook(note))
+    with torch.no_grad():
+        (call or module)(*inputs)
+    for hook in hooks: hook.remove()
+    return seen
+
+# %% ../nbs/20_report.ipynb #4c379957
+STATIC, DYNAMIC, SECOND = "#cfcfcf", "#6e6e6e", "#e8b931"  # the paper's light grey, dark grey, and yellow for the second frame
+
+
+def draw_box(axes, x, y, text, width=1.0, height=0.5, color="white", ink="0.1", size=7.5, edge="0.25") -> None:
+    "A rounded box around (x, y)."
+    from matplotlib.patches import FancyBboxPatch
+    axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle="round,pad=0,rounding_size=0.08",
+                                  facecolor=color, edgecolor=edge, linewidth=0.8, zorder=3))
+    axes.text(x, y, text, ha="center", va="center", fontsize=size, color=ink, zorder=4, linespacing=1.15)
+
+
+def draw_line(axes, *points, color="0.35", arrow=True, width=0.9, style="-") -> None:
+    "A line through points, with an arrow head at its end."
+    xs, ys = zip(*points)
+    axes.plot(xs, ys, color=color, linewidth=width, linestyle=style, zorder=1, solid_joinstyle="round")
+    if arrow:
+        axes.annotate("", xy=points[-1], xytext=points[-2], zorder=2,
+                      arrowprops=dict(arrowstyle="-|>", color=color, linewidth=width, shrinkA=0, shrinkB=0, mutation_scale=7))
+
+
+def draw_adder(axes, x, y, color) -> None:
+    "A circled plus: the addition of a map by learned strengths per channel."
+    axes.plot([x], [y], "o", markersize=10, markerfacecolor=color, markeredgecolor="0.25", markeredgewidth=0.8, zorder=3)
+    axes.text(x, y - 0.012, "+", ha="center", va="center", fontsize=9, zorder=4, color="white" if color == DYNAMIC else "0.1")
+
+# %% ../nbs/20_report.ipynb #a263fed5
+def draw_block(axes, y, level, first, shape) -> None:
+    "One row of Figure 2: block `level` with output `shape` (C, s, s) at height y."
+    channels, side, _ = shape
+    x = {"S_st": 2.35, "S_dyn": 3.05, "one": 4.5, "p1": 5.4, "p2": 5.75, "a1": 6.5, "two": 7.7, "p3": 8.6, "p4": 8.95, "a2": 9.7}
+    axes.axhspan(y - 0.52, y + 0.62, xmin=0.108, xmax=0.668, color="0.965", zorder=0)
+    for name, color, ends in (("S_st", STATIC, ("p1", "p3")), ("S_dyn", DYNAMIC, ("p2", "p4"))):
+        box = 0.16 + 0.055 * level
+        axes.add_patch(plt.Rectangle((x[name] - box / 2, y - box / 2), box, box, facecolor=color, edgecolor="0.25", linewidth=0.6, zorder=3))
+        bus = y + (0.5 if name == "S_st" else 0.4)
+        draw_line(axes, (x[name], y + box / 2), (x[name], bus), (x[ends[1]], bus), color=color, arrow=False, width=1.4)
+        for end in ends: draw_line(axes, (x[end], bus), (x[end], y + 0.1), color=color, arrow=False, width=1.4)
+    draw_line(axes, (x["one"], y), (10.9, y), arrow=False)
+    draw_box(axes, x["one"], y, first, width=1.3, size=7)
+    draw_box(axes, x["two"], y, "Conv 3×3", width=0.95, size=7)
+    for key, color in (("p1", STATIC), ("p2", DYNAMIC), ("p3", STATIC), ("p4", DYNAMIC)): draw_adder(axes, x[key], y, color)
+    for key in ("a1", "a2"): draw_box(axes, x[key], y, "AdaIN", width=0.78, color="#dbe9f6", size=7)
+    axes.text(11.0, y, f"{channels}×{side}×{side}", ha="left", va="center", fontsize=7.5)
+
+# %% ../nbs/20_report.ipynb #0f4f6e93
+def draw_mapping(axes, top, bottom, shapes, config) -> None:
+    "M at the left of Figure 2: z_st and z_dyn, its layers, and w on its way to the blocks."
+    layers = [s for name, kind, s in shapes if name.startswith("mapping.") and kind == "EqualLinear"]
+    draw_box(axes, 0.62, top + 1.0, f"$z^{{st}}$  {config.z_st_dim}", width=1.0, height=0.4, color=STATIC)
+    draw_box(axes, 1.52, top + 1.0, f"$z^{{dyn}}$  {config.z_dyn_dim}", width=0.72, height=0.4, color=DYNAMIC, ink="white")
+    step = min(0.55, (top + 0.45 - bottom) / max(len(layers), 1))
+    for i, shape in enumerate(layers):
+        y = top + 0.35 - i * step
+        draw_box(axes, 1.0, y, f"FC  {shape[-1]}", width=1.1, height=step * 0.72, size=6.5)
+        draw_line(axes, (1.0, top + 0.78 if i == 0 else y + step * 0.64), (1.0, y + step * 0.36))
+    end = top + 0.35 - len(layers) * step
+    draw_line(axes, (1.0, end + step * 0.64), (1.0, end + 0.12))
+    draw_box(axes, 1.0, end - 0.1, f"w  {layers[-1][-1]}", width=0.8, height=0.4, color="#dbe9f6")
+    axes.text(0.3, top + 1.42, "M", fontsize=11, fontweight="bold", va="center")
+    draw_line(axes, (1.0, end - 0.3), (1.0, bottom - 0.85), (9.7, bottom - 0.85), color="#7fa8d1", arrow=False, width=1.4)
+    for x in (6.5, 9.7): draw_line(axes, (x, bottom - 0.85), (x, top - 0.25), color="#7fa8d1", arrow=False, width=1.4)
+
+# %% ../nbs/20_report.ipynb #a2869cd8
+def draw_sampling(axes, top, pair_shapes, config) -> None:
+    "The right half of Figure 2: two frames of one video, and the two discriminators with their real shapes."
+    side = f"3×{config.resolution}×{config.resolution}"
+    for x, name, color, ink in ((13.7, "1", DYNAMIC, "white"), (17.1, "2", SECOND, "0.1")):
+        draw_box(axes, x, top + 1.0, f"$z^{{dyn,{name}}}$, $S^{{dyn,{name}}}$", width=1.5, height=0.45, color=color, ink=ink)
+        draw_line(axes, (x, top + 0.77), (x, top - 0.15))
+        draw_line(axes, (15.4, top + 0.3), (x, top + 0.3), (x, top - 0.15), color="0.6")
+        draw_box(axes, x, top - 0.5, "M, G", width=1.3, height=0.65, size=10)
+        draw_line(axes, (x, top - 0.83), (x, top - 1.4))
+        draw_box(axes, x, top - 1.65, f"frame {name}\n{side}", width=1.5, height=0.62, color=color, ink=ink)
+        entry = next(s for n, k, s in pair_shapes if n.startswith("from_rgb"))
+        draw_line(axes, (x, top - 1.97), (x, top - 2.5))
+        draw_box(axes, x, top - 2.75, f"from-RGB  {entry[1]}×{entry[2]}×{entry[3]}", width=1.95, height=0.45, size=6.5)
+        draw_line(axes, (x, top - 2.98), (x, top - 3.3), (15.4, top - 3.3), arrow=False)
+    draw_box(axes, 15.4, top + 1.0, "$z^{st}$, $S^{st}$", width=1.1, height=0.45, color=STATIC)
+    draw_line(axes, (15.4, top + 0.77), (15.4, top + 0.3), color="0.6", arrow=False)
+    axes.text(15.4, top - 2.62, "shared\nweights", ha="center", va="center", fontsize=6.5, style="italic", color="0.4")
+    draw_line(axes, (15.4, top - 3.3), (15.4, top - 3.6))
+    blocks = [s for n, k, s in pair_shapes if k == "Block"]
+    for i, shape in enumerate(blocks):
+        y = top - 3.8 - 0.42 * i
+        draw_box(axes, 15.4, y, f"Conv, Conv ↓2   {shape[1]}×{shape[2]}×{shape[3]}", width=2.7, height=0.34, size=6.5)
+    y = top - 3.8 - 0.42 * len(blocks)
+    draw_box(axes, 15.4, y, "batch deviation, Conv, FC  →  1", width=2.7, height=0.34, size=6.5)
+    axes.text(13.85, top - 3.85, "$D_{dyn}$", fontsize=11, ha="right", va="center")
+
+# %% ../nbs/20_report.ipynb #ab604dd7
+def draw_architecture(
+    config=GeneratorConfig(),    # sizes to draw; the paper's 256 px by default
+) -> Figure:
+    "The paper's Figure 2 for any configuration: left G and M, right the sampling of a pair and D_dyn."
+    G, D_dyn = Generator(config).to("meta"), Discriminator(config, frames=2).to("meta")
+    shapes = output_shapes(G, Latents.sample(config, [0], device="meta"))
+    pair_shapes = output_shapes(D_dyn, torch.empty(1, 2, 3, config.resolution, config.resolution, device="meta"))
+    outputs = [next(s for n, k, s in shapes if n == f"blocks.{i}") for i in range(config.levels)]
+    figure, axes = plt.subplots(figsize=(15, 1.2 + 1.02 * (config.levels + 1)))
+    top = 1.25 * (config.levels - 1)
+    for i, (_, *shape) in enumerate(outputs):
+        y = top - 1.25 * i
+        if i: draw_line(axes, (10.9, y + 1.25), (10.9, y + 0.66), (3.75, y + 0.66), (3.75, y), (3.85, y))
+        draw_block(axes, y, i, "constant 4×4" if i == 0 else "↑2  Conv 3×3", shape)
+    draw_line(axes, (10.9, 0), (10.9, -0.95), (10.3, -0.95), arrow=False)
+    draw_box(axes, 10.9, -1.1, f"to-RGB  {shapes[-1][2][1]}×{config.resolution}×{config.resolution}", width=1.9, color="#fdebd0", size=7)
+    draw_mapping(axes, top, 0, shapes, config)
+    draw_sampling(axes, top, pair_shapes, config)
+    axes.text(2.35, top + 0.85, "$S^{st}$", ha="center", fontsize=10); axes.text(3.05, top + 0.85, "$S^{dyn}$", ha="center", fontsize=10)
+    axes.text(4.0, top + 0.85, "G", fontsize=11, fontweight="bold")
+    axes.set(xlim=(0, 18.4), ylim=(-1.6, top + 1.7)); axes.axis("off")
+    return figure
 
 # %% ../nbs/20_report.ipynb #7102c92e
 def title_of(name: str) -> tuple[str, str]:

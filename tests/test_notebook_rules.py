@@ -1,0 +1,100 @@
+"""How the library's notebooks read: title, one module each, short exported cells, each exported name shown or checked."""
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").glob("[0-9]*.ipynb"))
+EXPORT = re.compile(r"#\|\s*export(i|s)?\b")
+MOST_LINES, MOST_COLUMNS = 40, 140
+
+
+def cells(path, kind=None):
+    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [(c, "".join(c["source"])) for c in found if kind in (None, c["cell_type"])]
+
+
+def exported(source): return bool(EXPORT.match(source))
+def is_import(source): return all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(source).body)
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
+def notebook(request): return request.param
+
+
+def test_there_are_notebooks(): assert len(NOTEBOOKS) >= 14
+
+
+def test_one_module_each(notebook):
+    first = cells(notebook)[0][1].strip()
+    module = notebook.stem.split("_", 1)[1]
+    assert first == f"#| default_exp {module}"
+    assert (ROOT / "deeplandscape" / f"{module}.py").exists()
+    others = [s for _, s in cells(notebook, "code") if re.match(r"#\|\s*export\w*[ \t]+\S", s)]
+    assert not others, "an exported cell names another module"
+
+
+def test_title_and_one_sentence(notebook):
+    lines = [line for line in cells(notebook, "markdown")[0][1].splitlines() if line.strip()]
+    assert lines[0].startswith("# ") and lines[1].startswith("> ")
+    assert not (len(lines) > 2 and lines[2].startswith("> ")), "the subtitle is one line"
+
+
+def test_imports_stand_alone(notebook):
+    for _, source in cells(notebook, "code"):
+        if not exported(source): continue
+        body = ast.parse(source).body
+        kinds = {isinstance(node, (ast.Import, ast.ImportFrom)) for node in body}
+        assert len(kinds) <= 1, f"imports and code in one exported cell:\n{source[:200]}"
+        for node in body:
+            if isinstance(node, ast.ImportFrom): assert [a.name for a in node.names] != ["*"], "star import"
+
+
+def test_exported_cells_are_short(notebook):
+    for _, source in cells(notebook, "code"):
+        if exported(source):
+            lines = source.strip().splitlines()
+            assert len(lines) - 1 <= MOST_LINES, f"{len(lines) - 1} lines: {lines[1]}"
+            wide = [line for line in lines if len(line) > MOST_COLUMNS]
+            assert not wide, f"wider than {MOST_COLUMNS} columns: {wide[0]}"
+            assert not re.search(r"^\s*%", source, flags=re.M), "a magic in an exported cell"
+
+
+def test_directive_is_the_first_line(notebook):
+    for _, source in cells(notebook, "code"):
+        assert not re.search(r"\n#\|\s*export", source), f"exported silently not: {source[:80]}"
+
+
+def test_exported_names_are_shown_or_checked(notebook):
+    defined, used = {}, ""
+    for _, source in cells(notebook, "code"):
+        if EXPORT.match(source) and not source.startswith(("#| exporti", "#|exporti")):
+            for node in ast.parse(source).body:
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef)): defined[node.name] = node
+        elif not exported(source): used += source + "\n"
+    hidden = [name for name in defined if not name.startswith("_") and not re.search(rf"\b{name}\b", used)]
+    assert not hidden, f"neither shown nor checked: {', '.join(hidden)}"
+
+
+def test_public_names_have_a_docstring(notebook):
+    for _, source in cells(notebook, "code"):
+        if EXPORT.match(source) and not source.startswith(("#| exporti", "#|exporti")):
+            for node in ast.parse(source).body:
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                    assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def test_outputs_are_there(notebook):
+    with_output = [c for c, _ in cells(notebook, "code") if c["outputs"]]
+    assert len(with_output) >= 3, "run the notebook and keep its outputs"
+    errors = [o for c in with_output for o in c["outputs"] if o["output_type"] == "error"]
+    assert not errors
+    assert notebook.stat().st_size < 700_000, "outputs are small"
+
+
+def test_nothing_unfinished(notebook):
+    for _, source in cells(notebook):
+        assert not re.search(r"\b(TODO|FIXME|NotImplementedError)\b", source)

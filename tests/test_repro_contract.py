@@ -1,0 +1,120 @@
+"""The reproduction's notebooks, profiles and graph hold together."""
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from deeplandscape.core import InputError
+from deeplandscape.report import parameters_of, plan, published, reproduce
+
+ROOT = Path(__file__).resolve().parents[1]
+REPRO = ROOT / "nbs" / "repro"
+NOTEBOOKS = sorted(REPRO.glob("*.ipynb"))
+PROFILES = sorted(p.stem for p in (REPRO / "profiles").glob("*.yaml"))
+OF_THE_PAPER = """fig01_videos fig02_architecture fig03_variants fig04_animations fig05_superres fig06_ablation fig07_animation fig08_user_study
+                  fig09_ssim fig10_user_study_b tab01_balance tab02_inversion tab03_al_finetuned sec71_zdyn""".split()
+ARTEFACTS = "a0_perception a1_train a3_encoder a5_invert a6_animate".split()
+PRINTED = "fig03_variants fig06_ablation fig07_animation fig08_user_study fig10_user_study_b tab01_balance tab02_inversion tab03_al_finetuned".split()
+
+
+def code_cells(path): return [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+def is_parameters(cell): return "parameters" in cell["metadata"].get("tags", [])
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
+def notebook(request): return request.param
+
+
+@pytest.mark.parametrize("name", OF_THE_PAPER + ARTEFACTS)
+def test_every_figure_and_table_has_its_notebook(name): assert (REPRO / f"{name}.ipynb").exists()
+
+
+def test_one_parameters_cell_and_papermill_reads_all_of_it(notebook):
+    tagged = [cell for cell in code_cells(notebook) if is_parameters(cell)]
+    assert len(tagged) == 1
+    body = ast.parse("".join(tagged[0]["source"])).body
+    assert all(isinstance(node, ast.AnnAssign) for node in body), "annotated literals only"
+    assert [node.target.id for node in body] == list(parameters_of(notebook)), "papermill misses a line (an equals sign in a comment?)"
+    for node in body: ast.literal_eval(node.value)
+    assert all("#" in line for line in "".join(tagged[0]["source"]).splitlines() if ":" in line.split("#")[0]), "each with a comment"
+
+
+def test_scratch_by_default(notebook):
+    found = parameters_of(notebook)
+    assert ast.literal_eval(found["output"]["default"]) == "../../runs/scratch"
+    assert ast.literal_eval(found["profile"]["default"]) == "scratch"
+
+
+def test_committed_without_outputs_and_without_logic(notebook):
+    for cell in code_cells(notebook):
+        assert not cell["outputs"] and cell["execution_count"] is None
+        tree = ast.parse("".join(cell["source"]))
+        assert not any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in ast.walk(tree)), "logic belongs in the library"
+
+
+def test_opens_with_title_and_purpose(notebook):
+    first = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]
+    source = "".join(first["source"])
+    assert first["cell_type"] == "markdown" and source.startswith("# ") and len(source.split("\n", 1)[1]) > 80
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_profiles_name_known_parameters_only(profile):
+    ready = plan(profile)
+    assert set(ready.parameters) == {p.stem for p in NOTEBOOKS}
+    assert all(values["profile"] == profile for values in ready.parameters.values())
+
+
+def test_the_four_profiles(): assert set(PROFILES) >= {"smoke", "cpu", "gpu", "paper"}
+
+
+@pytest.mark.parametrize("text, message", [
+    ("notebooks: {fig01_videos: {n_vidoes: 1}}", "no parameter 'n_vidoes': did you mean 'n_videos'"),
+    ("notebooks: {fig01_video: {}}", "no such notebook"),
+    ("common: {sede: 1}", "sets 'sede' for all notebooks"),
+    ("settings: {thread: 1}", "no setting thread"),
+    ("notebook: {}", "has notebook"),
+    ("notebooks: [", "not valid YAML")])
+def test_misspelt_profiles(tmp_path, capfd, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message): plan(str(path))
+    assert reproduce(str(path)) == 2
+    printed = capfd.readouterr().err.strip()
+    assert message in printed and len(printed.splitlines()) == 1 and "Traceback" not in printed
+
+
+def test_graph_by_hand_refuses_a_misspelt_parameter(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("notebooks: {fig01_videos: {n_vidoes: 1}}")
+    command = [sys.executable, "-m", "snakemake", "-s", str(REPRO / "Snakefile"), "-d", str(tmp_path), "-c", "1", "-n", "--config", f"profile={path}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "did you mean 'n_videos'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_graph_has_no_cycle_and_runs_every_notebook(tmp_path, capfd):
+    assert reproduce("cpu", dry_run=True, figures=tmp_path / "figures", runs=tmp_path / "runs") == 0
+    printed = "".join(capfd.readouterr())
+    assert f"notebook{len(NOTEBOOKS):>14}"[8:].strip() in printed.split("notebook", 1)[1].splitlines()[0]
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_published_numbers(name):
+    table = published(name)
+    assert list(table.columns) == ["method", "condition", "metric", "better", "value"]
+    assert not table.duplicated(["method", "condition", "metric"]).any()
+    assert set(table.better) <= {"lower", "higher", ""}
+    if name != "fig03_variants": assert pd.api.types.is_numeric_dtype(table.value)
+
+
+def test_published_numbers_add_up():
+    "Checks inside the paper: wins of a pair sum to one; the gains of Figure 6 sum to the total it prints."
+    ablation = published("fig06_ablation").query("metric == 'ΔR'")
+    assert ablation[ablation.condition == ""].value.sum() == pytest.approx(ablation[ablation.condition != ""].value.item())
+    for name in ("fig08_user_study", "fig10_user_study_b"):
+        ours = published(name).query("metric == 'wins' and method.str.startswith('Ours')")
+        for _, pair in ours.groupby(ours.condition.str.split(",").str[0] if "8" in name else "metric"): assert pair.value.sum() == pytest.approx(1)
