@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BACKBONES', 'ResNetFeatures', 'Residual', 'SmallFeatures', 'EncoderConfig', 'small_encoder', 'Encoder',
            'synthetic_batch', 'FitConfig', 'learning_rate_at', 'save_fit', 'load_fit', 'fit', 'encoder_loss',
-           'train_encoder', 'save_encoder', 'load_encoder', 'reconstructions']
+           'train_encoder', 'save_encoder', 'load_encoder', 'reconstructions', 'measure_encoder']
 
 # %% ../nbs/09_encoder.ipynb #471bfa49
 import functools
@@ -23,14 +23,15 @@ from .core import (InputError, WEIGHTS, item_generator, load_tensors, pick_devic
                                 weights_path)
 from .generator import Latents, mean_style, mix_styles
 
-# %% ../nbs/09_encoder.ipynb #433ab3a6
+# %% ../nbs/09_encoder.ipynb #d43543cc
 class ResNetFeatures(nn.Module):
     "Averaged features of the stages 1, 3 and 4 of a torchvision ResNet: (B, 3, R, R) -> (B, outputs)."
     def __init__(self,
                  name: str = "resnet152",     # which one: resnet18 ... resnet152
-                 pretrained: bool = False):   # start from ImageNet weights, downloaded by torchvision
+                 pretrained: bool = False):   # start from ImageNet weights (resnet152: by the weight registry)
         super().__init__()
-        net = getattr(torchvision.models, name)(weights="IMAGENET1K_V1" if pretrained else None)
+        net = getattr(torchvision.models, name)()
+        if pretrained: net.load_state_dict(torch.load(weights_path(name), weights_only=True))
         self.outputs = net.fc.in_features * 13 // 8              # 1/8 + 1/2 + 1 of the last stage's width
         for part in "conv1", "bn1", "layer1", "layer2", "layer3", "layer4": setattr(self, part, getattr(net, part))
 
@@ -90,7 +91,7 @@ def small_encoder(
     "The encoder that is trained for a small generator: a million weights, the released head."
     return EncoderConfig("small", config.levels, config.w_dim, hidden=256, head="layernorm")
 
-# %% ../nbs/09_encoder.ipynb #be40015d
+# %% ../nbs/09_encoder.ipynb #894da63a
 class Encoder(nn.Module):
     "E: photographs (B, 3, R, R) in [-1, 1] -> W' (B, 2N, w_dim)."
     def __init__(self,
@@ -99,6 +100,7 @@ class Encoder(nn.Module):
         super().__init__()
         if config.backbone not in BACKBONES:
             raise InputError(f"No encoder backbone is called {config.backbone!r}; choose from {', '.join(BACKBONES)}.")
+        if pretrained and config.backbone not in WEIGHTS: raise InputError(f"There are no ImageNet weights for {config.backbone}; use resnet152.")
         self.config, self.meta = config, {}
         self.backbone = SmallFeatures() if config.backbone == "small" else ResNetFeatures(config.backbone, pretrained)
         between = [nn.ReLU()] if config.head == "relu" else [nn.LayerNorm(config.hidden), nn.LeakyReLU(0.2)]
@@ -325,3 +327,23 @@ def reconstructions(
     photo, _ = synthetic_batch(G, seeds)
     latents = Latents.sample(G.config, seeds, device=photo.device)
     return photo, G.synthesis(E(photo), latents.S_st, latents.S_dyn).clamp(-1, 1)
+
+# %% ../nbs/09_encoder.ipynb #abf434f4
+@torch.no_grad()
+def measure_encoder(
+    E,                   # the encoder
+    G,                   # its generator
+    samples: int = 64,   # how many
+    seed: int = 0,       # of the samples
+    batch: int = 16,     # at a time
+) -> list[dict]:         # rows: measure, "E", "mean style", "ratio"
+    "Errors of E on unseen samples beside those of the mean style."
+    seeds = torch.randint(2 ** 60, (samples,), generator=item_generator(seed, "measure_encoder")).tolist()
+    mean, sums = mean_style(G)[:, None], torch.zeros(2, 2, dtype=torch.float64)
+    for part in (seeds[k:k + batch] for k in range(0, samples, batch)):
+        (photo, W), latents = synthetic_batch(G, part), Latents.sample(G.config, part, device=mean.device)
+        for column, guess in enumerate((E(photo), mean.expand_as(W))):
+            picture = G.synthesis(guess, latents.S_st, latents.S_dyn).clamp(-1, 1)
+            sums[:, column] += torch.stack([F.l1_loss(guess, W), F.l1_loss(picture, photo)]).double().cpu() * len(part) / samples
+    names = "styles, mean |E - W|", "pictures, mean |difference|"
+    return [{"measure": n, "E": e, "mean style": m, "ratio": e / m} for n, (e, m) in zip(names, sums.tolist())]
