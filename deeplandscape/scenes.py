@@ -18,12 +18,17 @@ import torch.nn.functional as F
 
 from .core import InputError, pick_device
 
-# %% ../nbs/01_scenes.ipynb #be580adf
+# %% ../nbs/01_scenes.ipynb #f636e9a4
 def _mix(h):
     h = h & 0xFFFFFFFF
-    h = ((h ^ (h >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
-    h = ((h ^ (h >> 15)) * 0x846CA68B) & 0xFFFFFFFF
-    return h ^ (h >> 16)
+    h ^= h >> 16
+    h *= 0x7FEB352D
+    h &= 0xFFFFFFFF
+    h ^= h >> 15
+    h *= 0x846CA68B
+    h &= 0xFFFFFFFF
+    h ^= h >> 16
+    return h
 
 # %% ../nbs/01_scenes.ipynb #7125de3c
 def hash_uniform(
@@ -83,14 +88,17 @@ def sample_tile(
     grid = (torch.stack([u - u.floor(), v - v.floor()], -1) * 2 - 1).expand(len(tile), -1, -1, -1)
     return F.grid_sample(tile, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
-# %% ../nbs/01_scenes.ipynb #e27e65f8
-def _lattice(seeds, keys, cells):
-    first, last = int(cells[0, 0]), int(cells[0, -1])
-    values = hash_uniform(seeds[:, None], *keys, torch.arange(first, last + 2, device=seeds.device)[None])
-    index = (cells[0] - first).long()
+# %% ../nbs/01_scenes.ipynb #0ac7e072
+def _lattice(seeds, name, cells, first_key=0):
+    first, count = cells[:, 0].long(), (cells[:, -1] - cells[:, 0]).long() + 2
+    start = count.cumsum(0) - count
+    row = torch.repeat_interleave(torch.arange(len(cells), device=cells.device), count)
+    point = torch.arange(len(row), device=cells.device) - start[row] + first[row]
+    values = hash_uniform(seeds[:, None], name, row[None] + first_key, point[None])
+    index = cells.long() + (start - first)[:, None]
     return values[:, index], values[:, index + 1]
 
-# %% ../nbs/01_scenes.ipynb #2a7199ef
+# %% ../nbs/01_scenes.ipynb #cf0913d3
 def ridge_line(
     seeds,        # int64 (B,)
     name,         # which line of the scene
@@ -101,13 +109,13 @@ def ridge_line(
     smooth=False, # rounded instead of broken
 ):
     "Fractal broken line as from midpoint displacement: (B, W), about 0..1."
+    column = lambda values: torch.tensor(list(values), device=x.device)[:, None]
+    p = x * column(frequency * 2**k for k in range(octaves)) + column(17.3 * k for k in range(octaves))
+    t = _step(0, 1, p - p.floor()) if smooth else p - p.floor()
+    values = _over(*_lattice(seeds, name, p.floor()), t)             # (B, octaves, W)
     total, height, amplitude = 0.0, 0.0, 1.0
-    for octave in range(octaves):
-        p = x * (frequency * 2**octave) + 17.3 * octave
-        i = p.floor()
-        a, b = _lattice(seeds, (name, octave), i)
-        t = _step(0, 1, p - i) if smooth else p - i
-        height, total = height + amplitude * _over(a, b, t), total + amplitude
+    for k in range(octaves):
+        height, total = height + amplitude * values[:, k], total + amplitude
         amplitude *= gain
     return height / total
 
@@ -445,14 +453,13 @@ def _paint_water(s):
     s.image = _over(s.image, water, mask)
     s.sky, s.water = s.sky * (1 - mask), _over(s.water, torch.ones_like(mask), mask)
 
-# %% ../nbs/01_scenes.ipynb #5cd76a4a
+# %% ../nbs/01_scenes.ipynb #9a505e47
 def _trees(s, name, sharp=0.95):
-    def row(frequency, shift, key):
-        p = s.x[:, 0] * frequency + shift
-        i = p.floor()
-        taper = ((p - i - .5).abs() * 2) ** (1 if sharp > .5 else 2)
-        return _lattice(s.seeds, (name, key), i)[0] * (1 - .95 * taper)
-    return torch.maximum(row(13.0, .0, 1), .7 * row(22.0, .4, 2))[:, None]
+    step = torch.tensor([[13.0], [22.0]], device=s.x.device)
+    p = s.x[0] * step + torch.tensor([[0.0], [0.4]], device=s.x.device)
+    taper = ((p - p.floor() - .5).abs() * 2) ** (1 if sharp > .5 else 2)
+    rows = _lattice(s.seeds, name, p.floor(), 1)[0] * (1 - .95 * taper)
+    return torch.maximum(rows[:, 0], .7 * rows[:, 1])[:, None]
 
 # %% ../nbs/01_scenes.ipynb #8b15cc88
 def _swells(s, dune):
