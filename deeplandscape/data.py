@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PICTURES', 'VIDEOS', 'level_size', 'find_photos', 'find_clips', 'camera_motion', 'is_held_out', 'prepare_store',
-           'clip_weights', 'Store', 'still_batch', 'pair_batch', 'crop_pair_batch']
+           'clip_weights', 'Store', 'still_batch', 'pair_batch', 'crop_pair_batch', 'centre_stills']
 
-# %% ../nbs/02_data.ipynb #eaaa36ef
+# %% ../nbs/02_data.ipynb #87f45e50
 import bisect
+import contextlib
 import hashlib
 import itertools
 import json
@@ -24,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .core import InputError, atomic, from_uint8, iterate_video, open_photo, progress as progress_bar, to_uint8
+from .core import InputError, atomic, from_uint8, iterate_video, open_photo, to_uint8, writing
+from .core import progress as progress_bar
 from .scenes import render, sample_weather, scene_seeds
 
 # %% ../nbs/02_data.ipynb #59da0002
@@ -72,43 +74,43 @@ def _read_journal(path: Path):
     lines = [json.loads(line) for line in lines]
     return (lines[0], lines[1:]) if lines else (None, [])
 
-# %% ../nbs/02_data.ipynb #e15be91a
+# %% ../nbs/02_data.ipynb #7456fee3
+def _open_flat(path: Path, end: int):
+    "A flat file opened to append behind byte `end`; what lies beyond was never recorded and is cut off."
+    file = open(path, "ab")
+    if file.tell() < end:
+        raise InputError(f"{path} is shorter than its journal says; delete {path.parent} and prepare it again.")
+    file.truncate(end)
+    return file
+
+# %% ../nbs/02_data.ipynb #c85304a0
 class _Shelf:
     "One kind of items being written: flat files and a journal that is never ahead of them."
 
     def __init__(self, out: Path, kind: str, settings: dict):
-        self.path, self.kind, self.resolutions = out, kind, settings["resolutions"]
         out.mkdir(parents=True, exist_ok=True)
-        self.journal = out / f"{kind}.jsonl"
+        self.journal, self.resolutions = out / f"{kind}.jsonl", settings["resolutions"]
         known, self.items = _read_journal(self.journal)
-        if known is not None and known != settings:
+        if known not in (None, settings):
             raise InputError(f"{out} was begun with other settings for {kind}; give an empty folder or the same settings.")
-        if known is None:
-            self.journal.write_text(json.dumps(settings) + "\n")
-        else:  # cut what is not complete
-            whole = self.journal.read_bytes()
-            os.truncate(self.journal, whole.rfind(b"\n") + 1)
-        self.names = {item["name"] for item in self.items}
-        self.waiting, self.data = [], {}
+        complete = self.journal.read_bytes() if known else json.dumps(settings).encode() + b"\n"
+        self.journal.write_bytes(complete[:complete.rfind(b"\n") + 1])
+        self.names, self.waiting, self.files = {item["name"] for item in self.items}, [], {}
         for r in self.resolutions:
-            ends = np.sum([_item_bytes(i, r) for i in self.items] or [(0, 0)], axis=0)
+            ends = np.sum([(0, 0)] + [_item_bytes(i, r) for i in self.items], axis=0)
             for what, end in zip(("u8", "mask"), ends):
-                file = self.data[r, what] = open(out / f"{kind}_{r}.{what}", "ab")
-                if file.tell() < end:
-                    raise InputError(f"{file.name} is shorter than its journal says; delete {out} and prepare again.")
-                file.truncate(int(end))
+                self.files[r, what] = _open_flat(out / f"{kind}_{r}.{what}", int(end))
 
     def add(self, item: dict, levels: dict = None, masks: dict = None):
         "Puts an item with its pictures (resolution -> bytes-like) behind the others."
-        for r, pictures in (levels or {}).items():
-            self.data[r, "u8"].write(np.ascontiguousarray(pictures))
-        for r, mask in (masks or {}).items():
-            self.data[r, "mask"].write(np.ascontiguousarray(mask))
+        for what, pictures in (("u8", levels), ("mask", masks)):
+            for r, picture in (pictures or {}).items():
+                self.files[r, what].write(np.ascontiguousarray(picture))
         self.waiting.append(item)
 
     def commit(self):
         "Makes what was added durable: the pictures first, then the journal."
-        for file in self.data.values():
+        for file in self.files.values():
             file.flush()
             os.fsync(file.fileno())
         with open(self.journal, "a") as journal:
@@ -116,11 +118,11 @@ class _Shelf:
             journal.flush()
             os.fsync(journal.fileno())
         self.items += self.waiting
-        self.names.update(i["name"] for i in self.waiting)
+        self.names.update(item["name"] for item in self.waiting)
         self.waiting = []
 
     def close(self):
-        for file in self.data.values():
+        for file in self.files.values():
             file.close()
 
 # %% ../nbs/02_data.ipynb #7babcee1
@@ -176,9 +178,9 @@ def find_clips(
                       if sub.is_dir() or sub.suffix.lower() in VIDEOS for n, p in find_clips(sub)]
     return found
 
-# %% ../nbs/02_data.ipynb #526dc6ca
-def _clip_frames(path: Path, short_side: int):
-    "Pillow frames of a video file or of a folder of frames, one by one."
+# %% ../nbs/02_data.ipynb #146127ca
+def _clip_frames(path: Path, short_side: int, bad: list):
+    "Pillow frames of a video file or of a folder of frames, one by one; unreadable ones are named in `bad`."
     if path.is_file():
         stream = iterate_video(path, short_side=short_side)
         next(stream)  # the frame rate
@@ -190,9 +192,9 @@ def _clip_frames(path: Path, short_side: int):
         try:
             yield open_photo(name, short_side=short_side)
         except InputError:
-            continue  # one bad frame does not spoil a series
+            bad.append(name.name)  # one bad frame does not spoil a series
 
-
+# %% ../nbs/02_data.ipynb #33bf9ba7
 def _thin(frames, most: int) -> list:
     "At most so many of the frames, evenly spaced, in one pass."
     kept, step = [], 1
@@ -277,12 +279,12 @@ def _prepare_photos(shelf: _Shelf, folders, workers: int):
                 bar.update(1)
             shelf.commit()
 
-# %% ../nbs/02_data.ipynb #56c33544
+# %% ../nbs/02_data.ipynb #dc558ce6
 def _clip_item(name: str, path: Path, resolutions, max_frames: int, keep_moving: bool):
     "Journal line and levels of one clip."
-    item = dict(name=name, kind="video" if path.is_file() else "series")
+    item, bad = dict(name=name, kind="video" if path.is_file() else "series"), []
     try:
-        frames = _thin(_clip_frames(path, 2 * max(resolutions)), max_frames)
+        frames = _thin(_clip_frames(path, max(192, 2 * max(resolutions)), bad), max_frames)
         size = max((f.size for f in frames), key=[f.size for f in frames].count, default=None)
         frames = [f for f in frames if f.size == size]  # the odd one of another size is left out
         if len(frames) < 2:
@@ -295,10 +297,10 @@ def _clip_item(name: str, path: Path, resolutions, max_frames: int, keep_moving:
             raise InputError(f"smaller than {min(resolutions)} px")
     except InputError as error:
         return item | dict(skipped=str(error).replace(str(path), path.name)), None
-    item |= dict(size=[size[1], size[0]], frames=len(frames))
+    item |= dict(size=[size[1], size[0]], frames=len(frames)) | (dict(bad_frames=bad) if bad else {})
     return item, {r: np.stack([l[r] for l in levels]) for r in levels[0]}
 
-
+# %% ../nbs/02_data.ipynb #f6ba10b3
 def _prepare_clips(shelf: _Shelf, places, max_frames: int, keep_moving: bool):
     "Puts all clips on the shelf that are not there yet."
     todo = [(n, p) for n, p in find_clips(places) if n not in shelf.names]
@@ -306,7 +308,7 @@ def _prepare_clips(shelf: _Shelf, places, max_frames: int, keep_moving: bool):
         shelf.add(*_clip_item(name, path, shelf.resolutions, max_frames, keep_moving))
         shelf.commit()
 
-# %% ../nbs/02_data.ipynb #0b1e97c9
+# %% ../nbs/02_data.ipynb #a3c534a8
 def _scene_levels(seeds, frames: int, resolutions, aspect: float):
     "Levels (B, frames, h, w, 3) and static masks (B, h, w) of scenes: frame k has light k // 2 and clouds k % 2."
     top, k = max(resolutions), torch.arange(frames).repeat(len(seeds))
@@ -321,7 +323,7 @@ def _scene_levels(seeds, frames: int, resolutions, aspect: float):
         masks[r] = F.interpolate(still, size, mode="area")[:, 0].mul(255).round().byte().numpy()
     return levels, masks
 
-
+# %% ../nbs/02_data.ipynb #73274830
 def _prepare_scenes(shelf: _Shelf, count: int, split: str, frames: int, aspect: float):
     "Renders the scenes that are not on the shelf yet, a few at a time."
     top = max(shelf.resolutions)
@@ -335,7 +337,18 @@ def _prepare_scenes(shelf: _Shelf, count: int, split: str, frames: int, aspect: 
             shelf.commit()
             bar.update(len(chunk))
 
-# %% ../nbs/02_data.ipynb #b5ec6282
+# %% ../nbs/02_data.ipynb #666c6f55
+def _summary(out: Path, base: dict) -> dict:
+    "What store.json says: counts per kind and everything that was skipped, with the reason."
+    journals = {kind: _read_journal(out / f"{kind}.jsonl")[1] for kind in ("photos", "clips", "scenes")}
+    good = {kind: [i for i in items if "skipped" not in i] for kind, items in journals.items()}
+    if not any(good.values()):
+        raise InputError(f"There is nothing to learn from in {out}; give folders with photographs, videos or a number of scenes.")
+    bad = [dict(name=i["name"], why=i["skipped"]) for items in journals.values() for i in items if "skipped" in i]
+    bad += [dict(name=f"{i['name']}/{f}", why="damaged frame") for i in good["clips"] for f in i.get("bad_frames", [])]
+    return base | {k: len(v) for k, v in good.items()} | dict(skipped=bad)
+
+# %% ../nbs/02_data.ipynb #fe557a0d
 def prepare_store(
     out,  # folder of the store
     photos=(),  # folders of photographs
@@ -350,36 +363,22 @@ def prepare_store(
     workers: int = None,  # threads that decode photographs; None: as many as cores, at most 8
 ) -> "Store":  # the finished store
     "Prepares photographs, clips and scenes at all resolutions; restartable, in bounded memory."
-    out, base = Path(out), dict(version=1, resolutions=sorted(set(int(r) for r in resolutions)))
-    kinds = dict(photos=base, clips=base | dict(max_frames=max_frames, keep_moving=keep_moving),
-                 scenes=base | dict(frames=scene_frames, split=scene_split, aspect=scene_aspect))
-    shelves = {}
-    try:
-        if photos:
-            shelf = shelves["photos"] = _Shelf(out, "photos", kinds["photos"])
-            _prepare_photos(shelf, photos, workers or min(8, os.cpu_count() or 1))
-        if clips:
-            shelf = shelves["clips"] = _Shelf(out, "clips", kinds["clips"])
-            _prepare_clips(shelf, clips, max_frames, keep_moving)
-        if scenes:
-            shelf = shelves["scenes"] = _Shelf(out, "scenes", kinds["scenes"])
-            _prepare_scenes(shelf, scenes, scene_split, scene_frames, scene_aspect)
-    finally:
-        for shelf in shelves.values():
-            shelf.close()
-    with atomic(out / "store.json") as partial:
-        partial.write_text(json.dumps(_summary(out, base), indent=1) + "\n")
+    out, base = Path(out), dict(version=1, resolutions=sorted({int(r) for r in resolutions}))
+    workers = workers or min(8, os.cpu_count() or 1)
+    settings = dict(photos=base, clips=base | dict(max_frames=max_frames, keep_moving=keep_moving),
+                    scenes=base | dict(frames=scene_frames, split=scene_split, aspect=scene_aspect))
+    fill = dict(photos=lambda shelf: _prepare_photos(shelf, photos, workers),
+                clips=lambda shelf: _prepare_clips(shelf, clips, max_frames, keep_moving),
+                scenes=lambda shelf: _prepare_scenes(shelf, scenes, scene_split, scene_frames, scene_aspect))
+    with writing(out):
+        for kind, wanted in (("photos", photos), ("clips", clips), ("scenes", scenes)):
+            if wanted:
+                with contextlib.closing(_Shelf(out, kind, settings[kind])) as shelf:
+                    fill[kind](shelf)
+        text = json.dumps(_summary(out, base), indent=1) + "\n"
+        with atomic(out / "store.json") as partial:
+            partial.write_text(text)
     return Store(out)
-
-# %% ../nbs/02_data.ipynb #0c14908f
-def _summary(out: Path, base: dict) -> dict:
-    "What store.json says: counts per kind and everything that was skipped, with the reason."
-    journals = {kind: _read_journal(out / f"{kind}.jsonl")[1] for kind in ("photos", "clips", "scenes")}
-    good = {kind: [i for i in items if "skipped" not in i] for kind, items in journals.items()}
-    if not any(good.values()):
-        raise InputError(f"There is nothing to learn from in {out}; give folders with photographs, videos or a number of scenes.")
-    bad = [dict(name=i["name"], why=i["skipped"]) for items in journals.values() for i in items if "skipped" in i]
-    return base | {k: len(v) for k, v in good.items()} | dict(skipped=bad)
 
 # %% ../nbs/02_data.ipynb #c1c4d143
 class _Table:
@@ -415,18 +414,18 @@ class _Table:
         h, w, _, start = self.at[resolution][item]
         return self.masks[resolution][start:start + h * w].reshape(h, w)
 
-# %% ../nbs/02_data.ipynb #c12068d1
+# %% ../nbs/02_data.ipynb #4fe3b945
 def clip_weights(
     names,  # of the clips
     frames,  # number of frames of each
 ) -> np.ndarray:  # probabilities, sum 1
     "How often each clip is drawn: cameras by the square root of their frames, then clips by theirs."
-    cameras = [re.sub(r"[\d_.-]+$", "", Path(n).stem) or n for n in names]
+    cameras = [re.sub(r"[\d_.-]+$", "", str(Path(n).with_suffix(""))) or n for n in names]
     total = {c: sum(f for d, f in zip(cameras, frames) if d == c) for c in set(cameras)}
     weights = np.array([f / math.sqrt(total[c]) for c, f in zip(cameras, frames)], np.float64)
     return weights / weights.sum()
 
-# %% ../nbs/02_data.ipynb #b757b7ae
+# %% ../nbs/02_data.ipynb #5a179801
 class Store:
     "A prepared folder: photographs, clips and scenes at several resolutions, read from disk as they are drawn."
 
@@ -455,6 +454,10 @@ class Store:
         "Number of still images of a split (at a resolution)."
         kind = "photos" if self.from_photos else "clips"
         return sum(int(t.frames[i].sum()) for t, i, _ in self.pool(kind, resolution or self.resolutions[0], split))
+
+    def same_light_pairs(self, resolution: int, count: int, generator):
+        "Pairs (B, 2, 3, R, R) of scenes that differ in clouds and water only, and their static masks (B, 1, R, R)."
+        return _same_light(self, resolution, count, generator)
 
     def pool(self, kind: str, resolution: int, split: str = "train") -> list:
         "What can be drawn: (table, item indices, cumulative probabilities); kind is photos or clips."
@@ -505,11 +508,11 @@ def _pick(store: Store, kind: str, resolution: int, split: str, u):
     table, items, ends = pools[min(int(u[1] * len(pools)), len(pools) - 1)]
     return table, int(items[min(np.searchsorted(ends, u[2], side="right"), len(items) - 1)])
 
-# %% ../nbs/02_data.ipynb #6795b105
+# %% ../nbs/02_data.ipynb #63bda5e6
 def _draw(sources, resolution: int, batch: int, generator, frames: int, fill, split="train") -> torch.Tensor:
     "Images (batch, frames, 3, R, R) that fill(store, u) makes as arrays (frames, R, R, 3) before the flip."
     stores, ends = _mixture(sources)
-    numbers = torch.rand(batch, 8, generator=generator, dtype=torch.float64).tolist()
+    numbers = torch.rand(batch, 10, generator=generator, dtype=torch.float64).tolist()
     out = np.empty((batch, frames, resolution, resolution, 3), np.uint8)
     for b, u in enumerate(numbers):
         images = fill(stores[_place(ends, u[0])], u)
@@ -554,22 +557,19 @@ def pair_batch(
         return [_crop(table.read(resolution, item, f), resolution, u[5]) for f in (a, b)]
     return _draw(sources, resolution, batch, generator, 2, fill)
 
-# %% ../nbs/02_data.ipynb #f373008e
+# %% ../nbs/02_data.ipynb #7351eb5d
 def _windows(h: int, w: int, resolution: int, u):
-    "Side and the two corners (y, x) of crops at least a quarter apart along the longer axis (if long enough) or the width."
-    side, room_y, room_x = resolution, h - resolution, w - resolution
-    if max(room_y, room_x) < resolution / 4:
-        side = 3 * min(h, w) // 4
-        room_y, room_x = h - side, w - side
-    tall = side == resolution and h > w
-    room, least = (room_y, math.ceil(resolution / 4)) if tall else (room_x, min(room_x, math.ceil(w / 4)))
-    least = math.ceil(resolution / 4) if side == resolution else least
-    gap = least + int(u[6] * (room - least + 1))
+    "Side and the two corners (y, x) of crops of one frame that are at least a quarter apart."
+    full = max(h, w) - resolution >= resolution / 4
+    side = resolution if full else 3 * min(h, w) // 4
+    upright = full and h > w
+    room, across = (h - side, w - side) if upright else (w - side, h - side)
+    apart = min(math.ceil((resolution if full else w) / 4), room)
+    gap = apart + int(u[6] * (room - apart + 1))
     p = int(u[5] * (room - gap + 1))
     p, q = (p, p + gap) if u[4] < 0.5 else (p + gap, p)
-    across = 0 if side == resolution else room_x if tall else room_y
-    o = int((u[5] * 7919 % 1) * (across + 1)), int((u[6] * 7919 % 1) * (across + 1))
-    return side, ((p, o[0]), (q, o[1])) if tall else ((o[0], p), (o[1], q))
+    o = [int(v * (across + 1)) for v in u[8:10]]
+    return side, [(p, o[0]), (q, o[1])] if upright else [(o[0], p), (o[1], q)]
 
 # %% ../nbs/02_data.ipynb #82af7dd0
 def crop_pair_batch(
@@ -593,3 +593,38 @@ def crop_pair_batch(
         size = (resolution, resolution)
         return [np.asarray(Image.fromarray(c).resize(size, Image.Resampling.BILINEAR)) for c in crops]
     return _draw(sources, resolution, batch, generator, 2, fill)
+
+# %% ../nbs/02_data.ipynb #2bd0bef7
+def _same_light(store, resolution: int, count: int, generator):
+    "Two frames of a scene under one light, and the mask of what stands still, with the same crop; no flip."
+    table = store.tables["scenes"]
+    items = table.there(resolution)
+    if not len(items) or table.frames.min() < 2:
+        raise InputError(f"{store.path} has no scenes with two frames under one light at {resolution} px; prepare some.")
+    pairs, masks = [], []
+    for u in torch.rand(count, 4, generator=generator, dtype=torch.float64).tolist():
+        item = int(items[int(u[0] * len(items))])
+        light = int(u[1] * (table.frames[item] // 2))
+        order = (0, 1) if u[2] < 0.5 else (1, 0)
+        pairs.append([_crop(table.read(resolution, item, 2 * light + k), resolution, u[3]) for k in order])
+        masks.append(_crop(table.mask(resolution, item), resolution, u[3]))
+    pairs = torch.from_numpy(np.array(pairs)).permute(0, 1, 4, 2, 3).contiguous()
+    return from_uint8(pairs), torch.from_numpy(np.array(masks))[:, None].float() / 255
+
+# %% ../nbs/02_data.ipynb #b33383f2
+def centre_stills(
+    store,  # a Store
+    resolution: int,  # R, px
+    split: str = "val",  # or "train"
+    most: int = None,  # at most so many
+) -> torch.Tensor:  # (B, 3, R, R) in [-1, 1]
+    "The still images of a split in order, cropped in their middle."
+    found = []
+    for table, items, _ in store.pool("photos" if store.from_photos else "clips", resolution, split):
+        for item, frame in ((i, f) for i in items for f in range(table.frames[i])):
+            if most is not None and len(found) >= most:
+                break
+            found.append(_crop(table.read(resolution, int(item), frame), resolution, 0.5))
+    if not found:
+        raise InputError(f"{store.path} holds no still images of {resolution} px for {split}; prepare more photographs.")
+    return from_uint8(torch.from_numpy(np.array(found)).permute(0, 3, 1, 2).contiguous())
