@@ -180,7 +180,7 @@ def published(name: str) -> pd.DataFrame:  # columns: method, condition, metric,
         raise InputError(f"the paper prints no numbers for {name!r}; there are {known}")
     return pd.read_csv(path, keep_default_na=False)
 
-# %% ../nbs/20_report.ipynb #757d5da4
+# %% ../nbs/20_report.ipynb #761ed346
 KEYS = ["method", "condition", "metric"]  # what names a number in a table
 
 
@@ -193,7 +193,8 @@ def measured(
     table = pd.read_csv(path, keep_default_na=False) if path.exists() and path.with_suffix(".json").exists() else pd.DataFrame()
     if not {*KEYS, "value"} <= set(table.columns):
         return pd.DataFrame(columns=[*KEYS, "value"])
-    return table[[*KEYS, "value"]]
+    table["value"] = pd.to_numeric(table["value"], errors="coerce")      # an empty cell: could not be measured
+    return table[[*KEYS, "value"]].dropna()
 
 # %% ../nbs/20_report.ipynb #77fdcf3f
 def beside(
@@ -259,9 +260,9 @@ def draw_beside(
     panels[0][0].legend(loc="upper right", bbox_to_anchor=(-0.05, -0.04), fontsize=8)
     return figure
 
-# %% ../nbs/20_report.ipynb #aea6dabb
+# %% ../nbs/20_report.ipynb #d9f77fc5
 def filmstrip(
-    clips: list,                 # each (T, 3, H, W) in [-1, 1]
+    clips: list,                 # each (T, 3, H, W) in [-1, 1], or uint8
     columns: int = 6,            # frames shown per clip, evenly spaced, first and last included
     titles: list | None = None,  # one per clip
     fps: float | None = None,    # writes the seconds above the columns
@@ -274,30 +275,35 @@ def filmstrip(
     for row, (clip, line) in enumerate(zip(clips, panels)):
         picks = torch.linspace(0, len(clip) - 1, columns).round().long()
         for column, (axes, t) in enumerate(zip(line, picks.tolist())):
-            axes.imshow(to_uint8(clip[t]).permute(1, 2, 0).cpu().numpy(), interpolation="bilinear")
+            image = clip[t] if clip.dtype == torch.uint8 else to_uint8(clip[t])
+            axes.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="bilinear")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             if row == 0 and fps: axes.set_title(f"{t / fps:.1f} s", fontsize=8, loc="center")
             if column == 0 and titles: axes.set_ylabel(titles[row], fontsize=8)
     return figure
 
-# %% ../nbs/20_report.ipynb #d550b31b
+# %% ../nbs/20_report.ipynb #7eea9d2d
 def mosaic(
-    clips: list,                 # each (T, 3, H, W) in [-1, 1], all of one size
+    clips: list,                 # each (T, 3, H, W) in [-1, 1], or uint8
     columns: int = 4,
     pad: int = 2,                # pixels of white between clips
     scale: int = 1,              # whole number of times larger
 ) -> torch.Tensor:               # (T, 3, H', W')
-    "Clips side by side in a grid, as long as the shortest of them."
+    "Clips side by side in a grid, as long as the shortest; smaller ones get a white margin."
     frames = min(len(clip) for clip in clips)
-    stack = torch.stack([torch.nn.functional.interpolate(clip[:frames], scale_factor=scale, mode="bicubic").clamp(-1, 1) if scale > 1
-                         else clip[:frames] for clip in clips])
-    blank = torch.ones_like(stack[:1]).expand(-len(clips) % columns, -1, -1, -1, -1)
-    stack = torch.nn.functional.pad(torch.cat([stack, blank]), (0, pad, 0, pad), value=1.0)
-    rows = [torch.cat(list(row), dim=-1) for row in stack.split(columns)]
+    height, width = (scale * max(clip.shape[axis] for clip in clips) for axis in (-2, -1))
+    cells = []
+    for clip in clips:
+        clip = from_uint8(clip[:frames]) if clip.dtype == torch.uint8 else clip[:frames]
+        if scale > 1: clip = torch.nn.functional.interpolate(clip, scale_factor=scale, mode="bicubic").clamp(-1, 1)
+        bottom, right = height - clip.shape[-2] + pad, width - clip.shape[-1] + pad
+        cells.append(torch.nn.functional.pad(clip, (0, right, 0, bottom), value=1.0))
+    cells += [torch.ones_like(cells[0])] * (-len(clips) % columns)
+    rows = [torch.cat(cells[i:i + columns], dim=-1) for i in range(0, len(cells), columns)]
     return torch.cat(rows, dim=-2)[..., :-pad or None, :-pad or None]
 
-# %% ../nbs/20_report.ipynb #58881aea
+# %% ../nbs/20_report.ipynb #9d2e60b0
 def example_photos(
     folder: str | Path | None = None,    # photographs; None: china.jpg and rendered scenes
     scenes: int = 3,                     # how many scenes, when there is no folder
@@ -310,7 +316,7 @@ def example_photos(
         found = {Path(name).stem: read_photo(path, max_side=4 * side) for name, path in find_photos(folder)[:most]}
         if not found: raise InputError(f"{folder} holds no photographs: give a folder of JPEG or PNG files")
     else:
-        rendered = render(scene_seeds("test", 0, scenes), height=side, width=side * 3 // 2).images
+        rendered = render(scene_seeds("test", 0, scenes), height=side, width=side * 3 // 2).images if scenes else []
         found = {"china": from_uint8(torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1))}
         found |= {f"scene {i}": image for i, image in enumerate(rendered)}
     return {name: fit_side(photo, side, square) for name, photo in found.items()}
@@ -557,9 +563,9 @@ def read_profile(profile: str) -> tuple[str, dict]:  # name in nbs/repro/profile
     if unknown: raise InputError(f"{path} has {', '.join(sorted(unknown))}: a profile has settings, common and notebooks")
     return path.stem, content
 
-# %% ../nbs/20_report.ipynb #09c12acd
+# %% ../nbs/20_report.ipynb #ef858616
 def merge_parameters(name: str, content: dict, common: dict) -> dict:
-    "Notebook name -> its parameters in a profile: common ones that it has, then its own; all names checked."
+    "Notebook name -> its parameters in a profile: common ones that it has, a folder to work in, then its own; all names checked."
     folder, special = project_folder() / "nbs" / "repro", content.get("notebooks") or {}
     known = {path.stem: list(parameters_of(path)) for path in sorted(folder.glob("*.ipynb"))}
     for notebook, values in special.items():
@@ -568,7 +574,8 @@ def merge_parameters(name: str, content: dict, common: dict) -> dict:
     for parameter in content.get("common") or {}:
         if not any(parameter in names for names in known.values()):
             raise InputError(f"profile {name} sets {parameter!r} for all notebooks, but none has such a parameter")
-    return {n: {k: v for k, v in common.items() if k in known[n]} | (special.get(n) or {}) for n in known}
+    merged = {n: common | {"folder": str(Path(common["weights_out"]).parent / n)} for n in known}
+    return {n: {k: v for k, v in merged[n].items() if k in known[n]} | (special.get(n) or {}) for n in known}
 
 # %% ../nbs/20_report.ipynb #9cb36455
 def plan(
