@@ -41,7 +41,7 @@ from tqdm.auto import tqdm
 class InputError(ValueError):
     "Something in the input is wrong; the message is one sentence that says what, and what to do about it."
 
-# %% ../nbs/00_core.ipynb #7341be66
+# %% ../nbs/00_core.ipynb #516ed787
 def pick_device(
     device="auto",  # "auto", "cpu", "cuda", "cuda:1", "mps" or a torch.device
 ) -> torch.device:  # a device that exists on this machine
@@ -54,7 +54,8 @@ def pick_device(
     except (RuntimeError, TypeError):
         raise InputError(f"The device {device!r} is unknown; use auto, cpu, cuda or cuda:N.") from None
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"The device {found} is not there ({torch.cuda.device_count()} GPUs seen); use --device auto.")
+        raise InputError(f"The device {found} is not there ({torch.cuda.device_count()} GPUs seen); "
+                         "use --device auto.")
     if found.type == "mps" and not mps:
         raise InputError("The device mps is not there; use --device auto.")
     return found
@@ -97,7 +98,7 @@ def item_normal(
     rows = torch.stack(rows) if rows else torch.empty(0, *shape)
     return rows if device is None else rows.to(device)
 
-# %% ../nbs/00_core.ipynb #b4c6b806
+# %% ../nbs/00_core.ipynb #c70352e4
 @contextlib.contextmanager
 def writing(
     path,  # what is being written, for the message
@@ -107,7 +108,8 @@ def writing(
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-            raise InputError(f"The disk is full, {path} was not written; free some space or write elsewhere.") from error
+            raise InputError(f"The disk is full, {path} was not written; "
+                             "free some space or write elsewhere.") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise InputError(f"{path} cannot be written (no permission); choose another place.") from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EISDIR):
@@ -148,7 +150,7 @@ def save_tensors(
         out.write(data)
     return Path(path)
 
-# %% ../nbs/00_core.ipynb #78720be1
+# %% ../nbs/00_core.ipynb #8ffb8b9f
 def load_tensors(
     path,  # .safetensors file
     device="cpu",  # where the tensors go
@@ -164,7 +166,8 @@ def load_tensors(
         meta = json.loads(meta["meta"]) if "meta" in meta else meta
     except (safetensors.SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0][:100]
-        raise InputError(f"{path} is damaged or no safetensors file ({reason}); write or fetch it again.") from None
+        raise InputError(f"{path} is damaged or no safetensors file ({reason}); "
+                         "write or fetch it again.") from None
     return tensors, meta
 
 # %% ../nbs/00_core.ipynb #3921c91e
@@ -183,7 +186,7 @@ def from_uint8(
     "Bytes as numbers in [-1, 1]."
     return x.float().div_(127.5).sub_(1)
 
-# %% ../nbs/00_core.ipynb #4a4946dc
+# %% ../nbs/00_core.ipynb #ada355c4
 MIN_SIDE, MAX_PIXELS = 16, 150_000_000
 
 
@@ -191,8 +194,8 @@ def _to_rgb(img: Image.Image) -> Image.Image:
     "Any Pillow image as 8-bit RGB."
     if img.mode.startswith("I") or img.mode == "F":
         a = np.asarray(img).astype(np.float64)
-        top = np.nanmax(a) if a.size else 1
-        top = 1.0 if top <= 1 and img.mode == "F" else 255.0 if top <= 255 and img.mode != "I;16" else max(top, 65535.0)
+        top, deep = np.nanmax(a), img.mode.startswith("I;16")
+        top = 65535 if deep else 1 if img.mode == "F" and top <= 1 else 255 if top <= 255 else max(top, 65535)
         a = np.clip(np.nan_to_num(a) / top * 255 + 0.5, 0, 255).astype(np.uint8)
         return Image.fromarray(a).convert("RGB")
     if img.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in img.info:
@@ -200,7 +203,7 @@ def _to_rgb(img: Image.Image) -> Image.Image:
         return Image.alpha_composite(Image.new("RGBA", img.size, "white"), img).convert("RGB")
     return img.convert("RGB")
 
-# %% ../nbs/00_core.ipynb #bc3ef9d9
+# %% ../nbs/00_core.ipynb #afe149be
 def _open_picture(path: Path) -> Image.Image:
     "The opened picture, not decoded yet; InputError when it is none or has an unreasonable size."
     if path.is_dir():
@@ -212,16 +215,19 @@ def _open_picture(path: Path) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             img = Image.open(path)
     except Image.DecompressionBombError:
-        raise InputError(f"{path} has more than {MAX_PIXELS // 10**6} megapixels; make it smaller first.") from None
+        raise InputError(f"{path} has more than {MAX_PIXELS // 10**6} megapixels; "
+                         "make it smaller first.") from None
     except Exception:  # a damaged header makes Pillow raise almost anything
-        raise InputError(f"{path} cannot be read as a picture; give a JPEG, PNG, WebP or TIFF file.") from None
+        raise InputError(f"{path} cannot be read as a picture; "
+                         "give a JPEG, PNG, WebP or TIFF file.") from None
     if img.width * img.height > MAX_PIXELS:
         raise InputError(f"{path} has more than {MAX_PIXELS // 10**6} megapixels; make it smaller first.")
     if min(img.size) < MIN_SIDE:
-        raise InputError(f"{path} has only {img.width} x {img.height} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed.")
+        raise InputError(f"{path} has only {img.width} x {img.height} pixels; "
+                         f"at least {MIN_SIDE} x {MIN_SIDE} are needed.")
     return img
 
-# %% ../nbs/00_core.ipynb #24ea8b75
+# %% ../nbs/00_core.ipynb #bca8d3c8
 def open_photo(
     path,  # picture file of any kind Pillow reads
     long_side=None,  # reduce so that the longer side has at most this many pixels
@@ -241,7 +247,8 @@ def open_photo(
                 rgb = _to_rgb(ImageOps.exif_transpose(img))
         except Exception as error:  # damaged data; Pillow raises OSError, SyntaxError, ValueError, ...
             reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
-            raise InputError(f"The picture {path} is damaged ({reason}); save or download it again.") from None
+            raise InputError(f"The picture {path} is damaged ({reason}); "
+                             "save or download it again.") from None
     return rgb if ratio == 1 else rgb.resize(size, Image.Resampling.LANCZOS)
 
 # %% ../nbs/00_core.ipynb #0353b7f8
@@ -283,7 +290,7 @@ def show(
     sheet = Image.fromarray(sheet)
     return sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
 
-# %% ../nbs/00_core.ipynb #efcb69b6
+# %% ../nbs/00_core.ipynb #b21146b4
 def save_image(
     image: torch.Tensor,  # (3, H, W) in [-1, 1] or uint8
     path,  # .png, .jpg or .webp file
@@ -291,20 +298,22 @@ def save_image(
     "Writes one picture, atomically."
     path = Path(path)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise InputError(f"A picture cannot be written as {path.name!r}; end the name in .png, .jpg or .webp.")
+        raise InputError(f"A picture cannot be written as {path.name!r}; "
+                         "end the name in .png, .jpg or .webp.")
     options = dict(quality=95) if path.suffix.lower() != ".png" else dict(optimize=True)
     with atomic(path) as partial:
         Image.fromarray(to_uint8(image).cpu().permute(1, 2, 0).numpy()).save(partial, **options)
     return path
 
-# %% ../nbs/00_core.ipynb #369153c9
+# %% ../nbs/00_core.ipynb #59b5fb05
 def _frame_bytes(frames):
     "uint8 arrays (H, W, 3) one by one; InputError when there is none or the size changes."
     shape = None
     for frame in frames:
         frame = torch.as_tensor(frame)
         if frame.ndim != 3 or frame.shape[0] != 3 or frame.shape != (shape or frame.shape):
-            raise InputError(f"A frame of shape {tuple(frame.shape)} does not fit; all frames must be (3, H, W) alike.")
+            raise InputError(f"A frame of shape {tuple(frame.shape)} does not fit; "
+                             "all frames must be (3, H, W) alike.")
         shape = frame.shape
         yield np.ascontiguousarray(to_uint8(frame).cpu().permute(1, 2, 0).numpy())
     if shape is None:
@@ -319,7 +328,7 @@ def _count_packets(path) -> int:
     found = re.findall(r"frame=\s*(\d+)", out.stderr)
     return int(found[-1]) if found and out.returncode == 0 else 0
 
-# %% ../nbs/00_core.ipynb #409ed261
+# %% ../nbs/00_core.ipynb #9bab3f95
 def _write_mp4(frames, path, fps, crf):
     "H.264 through the generator of imageio-ffmpeg."
     writer, count = None, 0
@@ -329,10 +338,10 @@ def _write_mp4(frames, path, fps, crf):
             frame = np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), "edge")
             if writer is None:
                 tags = [v for k in ("-colorspace", "-color_primaries", "-color_trc") for v in (k, "bt709")]
-                options = ["-crf", str(crf), "-movflags", "+faststart", "-vf", "scale=out_color_matrix=bt709", *tags]
+                tags += ["-vf", "scale=out_color_matrix=bt709", "-movflags", "+faststart"]
                 writer = imageio_ffmpeg.write_frames(
                     str(path), (w + w % 2, h + h % 2), fps=fps, codec="libx264", quality=None,
-                    macro_block_size=1, ffmpeg_log_level="quiet", output_params=options)
+                    macro_block_size=1, ffmpeg_log_level="quiet", output_params=["-crf", str(crf), *tags])
                 writer.send(None)
             writer.send(np.ascontiguousarray(frame))
             count += 1
@@ -341,17 +350,19 @@ def _write_mp4(frames, path, fps, crf):
     finally:
         writer.close() if writer is not None else None
     if count < 1 or _count_packets(path) != count:
-        raise InputError("The video could not be encoded completely; check that the disk is not full and try again.")
+        raise InputError("The video could not be encoded completely; "
+                         "check that the disk is not full and try again.")
 
-# %% ../nbs/00_core.ipynb #286edd56
+# %% ../nbs/00_core.ipynb #e5ddfda2
 def _write_gif(frames, path, fps):
     "An endless gif; the delays add up to the true duration."
-    pictures = [Image.fromarray(f).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE) for f in frames]
+    few = dict(colors=256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    pictures = [Image.fromarray(f).quantize(**few) for f in frames]
     times = [round(100 * k / fps) * 10 for k in range(len(pictures) + 1)]
     delays = [max(20, b - a) for a, b in zip(times, times[1:])]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=delays, loop=0, optimize=False)
 
-# %% ../nbs/00_core.ipynb #9da2d00c
+# %% ../nbs/00_core.ipynb #d4acc305
 def write_video(
     frames,  # (T, 3, H, W) in [-1, 1] or uint8, or an iterable of (3, H, W)
     path,  # .mp4 or .gif file
@@ -363,7 +374,8 @@ def write_video(
     if path.suffix.lower() not in (".mp4", ".gif"):
         raise InputError(f"A video cannot be written as {path.name!r}; end the name in .mp4 or .gif.")
     if not 0 < fps <= 240:
-        raise InputError(f"{fps} frames per second are not possible; give a number between 0 and 240, e.g. 30.")
+        raise InputError(f"{fps} frames per second are not possible; "
+                         "give a number between 0 and 240, e.g. 30.")
     with atomic(path) as partial:
         if path.suffix.lower() == ".gif":
             _write_gif(_frame_bytes(frames), partial, fps)
@@ -371,7 +383,7 @@ def write_video(
             _write_mp4(_frame_bytes(frames), partial, fps, crf)
     return path
 
-# %% ../nbs/00_core.ipynb #c9b6cb03
+# %% ../nbs/00_core.ipynb #bd1ef034
 def iterate_video(
     path,  # video file: mp4, webm, mov, gif ...
     short_side=None,  # reduce so that the shorter side has this many pixels
@@ -389,7 +401,8 @@ def iterate_video(
         width, height = info["size"]
         yield float(info.get("fps") or 0) or 25.0
         for raw in stream:
-            yield torch.from_numpy(np.frombuffer(raw, np.uint8).reshape(height, width, 3).copy()).permute(2, 0, 1)
+            frame = np.frombuffer(raw, np.uint8).reshape(height, width, 3).copy()
+            yield torch.from_numpy(frame).permute(2, 0, 1)
     except (OSError, RuntimeError, KeyError, IndexError, ValueError, AssertionError, StopIteration):
         raise InputError(f"{path} cannot be read as a video; give an mp4, webm, mov or gif file.") from None
     finally:
@@ -440,21 +453,21 @@ class Weights:
     sha256: str = None  # None: checked by the hash in the file name or in the manifest
     bytes: int = None  # size where known
 
-# %% ../nbs/00_core.ipynb #9f061fcc
+# %% ../nbs/00_core.ipynb #d0f61251
 _torchvision = "https://download.pytorch.org/models/"
 _fidelity = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
 WEIGHTS = {
     "generator": Weights("generator.safetensors", "G, trained on scenes and photographs", "Apache-2.0"),
     "perception": Weights("perception.safetensors", "segmentation and features", "Apache-2.0"),
     "encoder": Weights("encoder.safetensors", "E for the embedded generator", "Apache-2.0"),
-    "vgg19": Weights("vgg19-dcbb9e9d.pth", "VGG19 on ImageNet (perceptual loss)", "BSD-3-Clause; ImageNet terms",
-                     _torchvision + "vgg19-dcbb9e9d.pth", bytes=574673361),
-    "resnet152": Weights("resnet152-394f9c45.pth", "ResNet-152 on ImageNet (backbone of E)", "BSD-3-Clause; ImageNet terms",
-                         _torchvision + "resnet152-394f9c45.pth"),
+    "vgg19": Weights("vgg19-dcbb9e9d.pth", "VGG19 on ImageNet (perceptual loss)",
+                     "BSD-3-Clause; ImageNet terms", _torchvision + "vgg19-dcbb9e9d.pth", bytes=574673361),
+    "resnet152": Weights("resnet152-394f9c45.pth", "ResNet-152 on ImageNet (backbone of E)",
+                         "BSD-3-Clause; ImageNet terms", _torchvision + "resnet152-394f9c45.pth"),
     "raft": Weights("raft_large_C_T_SKHT_V2-ff5fadd5.pth", "RAFT optical flow", "BSD-3-Clause",
                     _torchvision + "raft_large_C_T_SKHT_V2-ff5fadd5.pth"),
-    "inception": Weights("weights-inception-2015-12-05-6726825d.pth", "Inception of the standard FID", "Apache-2.0",
-                         _fidelity + "weights-inception-2015-12-05-6726825d.pth"),
+    "inception": Weights("weights-inception-2015-12-05-6726825d.pth", "Inception of the standard FID",
+                         "Apache-2.0", _fidelity + "weights-inception-2015-12-05-6726825d.pth"),
 }
 
 # %% ../nbs/00_core.ipynb #4cc58306
@@ -465,7 +478,7 @@ def file_sha256(
     with open(path, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
-# %% ../nbs/00_core.ipynb #4c5b1b01
+# %% ../nbs/00_core.ipynb #087e9eaf
 @functools.lru_cache(maxsize=64)
 def _digest(path, size, changed):
     "SHA-256 of a file, computed once as long as it does not change."
@@ -476,7 +489,8 @@ def _verify(path: Path, expected) -> Path:
     "The path itself when its digest begins with the expected one; InputError otherwise."
     stat = path.stat()
     if expected and not _digest(str(path), stat.st_size, stat.st_mtime_ns).startswith(expected):
-        raise InputError(f"The weights {path} are damaged (wrong SHA-256); delete the file and fetch it again.")
+        raise InputError(f"The weights {path} are damaged (wrong SHA-256); "
+                         "delete the file and fetch it again.")
     return path
 
 # %% ../nbs/00_core.ipynb #247272cf
@@ -496,13 +510,14 @@ def _manifest(folder: Path) -> dict:
     path = folder / "manifest.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
-# %% ../nbs/00_core.ipynb #491e0a90
+# %% ../nbs/00_core.ipynb #3453e7c8
 def _fetch(url, target: Path, expected):
     "Downloads with progress, going on where an earlier attempt stopped; verified before it gets its name."
     part = target.with_name(target.name + ".part")
     target.parent.mkdir(parents=True, exist_ok=True)
     have = part.stat().st_size if part.exists() else 0
-    ask = urllib.request.Request(url, headers={"User-Agent": "deeplandscape"} | ({"Range": f"bytes={have}-"} if have else {}))
+    headers = {"User-Agent": "deeplandscape", "Range": f"bytes={have}-"}
+    ask = urllib.request.Request(url, headers=headers if have else {"User-Agent": "deeplandscape"})
     with urllib.request.urlopen(ask, timeout=30) as answer:
         have = have if answer.status == 206 else 0
         total = have + int(answer.headers.get("Content-Length") or 0)
@@ -518,7 +533,7 @@ def _fetch(url, target: Path, expected):
         raise InputError(f"What came from {url} is not {target.name} (wrong SHA-256); try again later.")
     os.replace(part, target)
 
-# %% ../nbs/00_core.ipynb #95fad960
+# %% ../nbs/00_core.ipynb #b9e57363
 def weights_path(
     name: str,  # a key of WEIGHTS
 ) -> Path:  # an existing, verified file
@@ -531,7 +546,8 @@ def weights_path(
     if entry.url is None:
         path, known = _packaged() / entry.file, _manifest(_packaged()).get(name, {})
         if not path.is_file():
-            raise InputError(f"The weights {entry.file} are not in this installation; set DEEPLANDSCAPE_WEIGHTS to a folder with it.")
+            raise InputError(f"The weights {entry.file} are not in this installation; "
+                             "set DEEPLANDSCAPE_WEIGHTS to a folder with it.")
         return _verify(path, known.get("sha256"))
     expected = entry.sha256 or "".join(re.findall(r"-([0-9a-f]{8,})\.", entry.file))
     for place in (_cache(), Path(torch.hub.get_dir()) / "checkpoints"):
@@ -541,8 +557,9 @@ def weights_path(
         with writing(_cache() / entry.file):
             _fetch(entry.url, _cache() / entry.file, expected)
     except OSError as error:
-        raise InputError(f"{entry.file} could not be fetched from {entry.url} ({getattr(error, 'reason', error)}); download it "
-                         f"by hand into a folder and set DEEPLANDSCAPE_WEIGHTS to that folder.") from error
+        reason = getattr(error, "reason", error)
+        raise InputError(f"{entry.file} could not be fetched from {entry.url} ({reason}); download it by hand "
+                         "into a folder and set DEEPLANDSCAPE_WEIGHTS to that folder.") from error
     return _cache() / entry.file
 
 # %% ../nbs/00_core.ipynb #fb74c155
