@@ -130,12 +130,16 @@ def test_batch_of_times_equals_single_times():
         for b in range(3): torch.testing.assert_close(y[:, b:b + 1], H.warp(x[b:b + 1], torch.tensor([0.0, 1.5, -4.0]), sampling), rtol=1e-4, atol=1e-5)
 
 
-def test_loops_close():
-    maps = [torch.randn(1, 1, s, s) for s in (4, 8, 16, 32)]
-    looped = moving_maps(maps, Homography.clock("1h"), torch.tensor([0.0, 30.0, 60.0]), loop=60)
-    for x, y in zip(maps, looped):
-        torch.testing.assert_close(y[2], y[0], rtol=1e-3, atol=1e-3)
-        assert (y.std((1, 2, 3)) / x.std() - 1).abs().max() < 0.03
+def test_periods_close_and_keep_statistics():
+    maps, H = [torch.randn(1, 1, s, s) for s in (4, 8, 16, 32)], Homography.clock("1h")
+    for overlap in (1.0, 0.5):
+        times = torch.tensor([0.0, 20.0, 50.0, 59.999, 60.0, 60.001])
+        for x, y in zip(maps, moving_maps(maps, H, times, period=60, overlap=overlap)):
+            torch.testing.assert_close(y[4], y[0], rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(y[3], y[5], rtol=1e-2, atol=1e-2)         # nothing jumps where a period begins
+            assert (y.std((1, 2, 3)) / x.std() - 1).abs().max() < 0.03
+    early = moving_maps(maps, H, torch.tensor([10.0]), period=60, overlap=0.5)
+    for y, z in zip(early, moving_maps(maps, H, torch.tensor([10.0]))): torch.testing.assert_close(y, z, rtol=1e-3, atol=1e-3)
 
 
 def test_mistakes_are_named():
