@@ -39,7 +39,11 @@ explore: $(READY)  ## open the explorers in JupyterLab
 	$(BIN)/jupyter lab nbs/apps
 
 readme: $(READY)  ## README.md from nbs/index.ipynb
-	$(BIN)/python tests/make_readme.py
+	$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute nbs/index.ipynb --stdout \
+	  | $(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdin --stdout --RegexRemovePreprocessor.patterns='^#\|\s*hide' \
+	    --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags hide_input \
+	  | sed 's#](\.\./#](#g' > README.md.new
+	mv README.md.new README.md
 
 browser: $(READY)  ## tests in a real browser (needs Chromium)
 	$(BIN)/python -m pip install --quiet -e ".[browser]"

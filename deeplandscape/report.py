@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PALETTE', 'KEYS', 'project_folder', 'use_style', 'code_version', 'git_commit', 'write_gif', 'save_result',
            'parameters_of', 'Run', 'published', 'measured', 'beside', 'paper_beside_ours', 'draw_beside', 'filmstrip',
-           'mosaic', 'example_photos', 'output_shapes', 'draw_architecture', 'gallery', 'check_parameters', 'Plan',
-           'read_profile', 'plan', 'write_parameters', 'reproduce']
+           'mosaic', 'example_photos', 'output_shapes', 'draw_architecture', 'gallery', 'summary', 'check_parameters',
+           'Plan', 'read_profile', 'plan', 'write_parameters', 'reproduce']
 
 # %% ../nbs/20_report.ipynb #30c5b920
 import difflib
@@ -521,6 +521,22 @@ def gallery_index(folder: Path) -> str:
         names = names or [p.stem for p in sorted(page.parent.glob("*.csv"))]
         lines.append(f"- [{page.parent.name}]({page.parent.name}/README.md): " + ", ".join(names))
     return "\n".join(lines) + "\n"
+
+# %% ../nbs/20_report.ipynb #d83ee332
+def summary(
+    folder: str | Path,          # a folder of results
+    link: str = "",              # written before each link
+    most: int = 3,               # numbers per result
+) -> str:                        # a Markdown table
+    "One line per result: its title, its first numbers, its files."
+    folder = Path(folder)
+    lines = ["| result | measured here | files |", "| --- | --- | --- |"]
+    for path in sorted(folder.glob("*.json"), key=lambda p: figure_order(p.stem)):
+        values = json.loads(path.read_text(encoding="utf-8"))["values"]
+        numbers = [f"{k} {v:.3g}" for k, v in values.items() if isinstance(v, float)][:most] or [f"{k}: {v}" for k, v in values.items()][:1]
+        files = " ".join(f"[{s[1:]}]({link}{path.stem}{s})" for s in (".png", ".mp4", ".csv", ".json") if path.with_suffix(s).exists())
+        lines.append(f"| {title_of(path.stem)[0]} | {'; '.join(numbers)} | {files} |")
+    return "\n".join(lines)
 
 # %% ../nbs/20_report.ipynb #3306d0ca
 def check_parameters(
