@@ -74,7 +74,7 @@ def _read_journal(path: Path):
     lines = [json.loads(line) for line in lines]
     return (lines[0], lines[1:]) if lines else (None, [])
 
-# %% ../nbs/02_data.ipynb #a5428790
+# %% ../nbs/02_data.ipynb #aa786da9
 def _open_flat(path: Path, end: int):
     "A flat file opened to append behind byte `end`; what lies beyond was never recorded and is cut off."
     file = open(path, "ab")
@@ -84,7 +84,14 @@ def _open_flat(path: Path, end: int):
     file.truncate(end)
     return file
 
-# %% ../nbs/02_data.ipynb #71e039b9
+
+def _settle(*files):
+    "Waits until what was written is on the disk."
+    for file in files:
+        file.flush()
+        os.fsync(file.fileno())
+
+# %% ../nbs/02_data.ipynb #12793510
 class _Shelf:
     "One kind of items being written: flat files and a journal that is never ahead of them."
 
@@ -112,13 +119,10 @@ class _Shelf:
 
     def commit(self):
         "Makes what was added durable: the pictures first, then the journal."
-        for file in self.files.values():
-            file.flush()
-            os.fsync(file.fileno())
+        _settle(*self.files.values())
         with open(self.journal, "a") as journal:
             journal.write("".join(json.dumps(item) + "\n" for item in self.waiting))
-            journal.flush()
-            os.fsync(journal.fileno())
+            _settle(journal)
         self.items += self.waiting
         self.names.update(item["name"] for item in self.waiting)
         self.waiting = []
@@ -430,7 +434,7 @@ def clip_weights(
     weights = np.array([f / math.sqrt(total[c]) for c, f in zip(cameras, frames)], np.float64)
     return weights / weights.sum()
 
-# %% ../nbs/02_data.ipynb #bc64790b
+# %% ../nbs/02_data.ipynb #262bc683
 class Store:
     "A prepared folder: photographs, clips and scenes at several resolutions, read as they are drawn."
 
@@ -443,13 +447,12 @@ class Store:
         if not (self.path / "store.json").is_file():
             raise InputError(f"{path} is no finished store; "
                              "run prepare_store (deeplandscape prepare) on it first.")
-        self.info = json.loads((self.path / "store.json").read_text())
+        self.info, self._pools = json.loads((self.path / "store.json").read_text()), {}
         self.resolutions, self.skipped = self.info["resolutions"], self.info["skipped"]
         self.tables = {kind: _Table(self.path, kind) for kind in ("photos", "clips", "scenes")}
         if stills not in ("auto", "photos", "clips"):
             raise InputError(f"Still images cannot come from {stills!r}; say auto, photos or clips.")
         self.from_photos = stills == "photos" or stills == "auto" and len(self.tables["photos"].items) > 0
-        self._pools = {}
 
     @property
     def clips(self) -> list:
@@ -459,7 +462,7 @@ class Store:
     def stills(self, split: str = "train", resolution: int = None) -> int:
         "Number of still images of a split (at a resolution)."
         kind = "photos" if self.from_photos else "clips"
-        pools = self.pool(kind, resolution or self.resolutions[0], split)
+        pools = self.pool(kind, resolution or min(self.resolutions), split)
         return sum(int(table.frames[items].sum()) for table, items, _ in pools)
 
     def same_light_pairs(self, resolution: int, count: int, generator):
@@ -468,8 +471,7 @@ class Store:
 
     def pool(self, kind: str, resolution: int, split: str = "train") -> list:
         "What can be drawn: (table, item indices, cumulative probabilities); kind is photos or clips."
-        key = kind, resolution, split
-        if key not in self._pools:
+        if (key := (kind, resolution, split)) not in self._pools:
             self._pools[key] = list(_pool(self.tables, *key))
         return self._pools[key]
 
