@@ -38,7 +38,7 @@ def main():
         print("deeplandscape: stopped.", file=sys.stderr)
         sys.exit(130)
 
-# %% ../nbs/23_cli.ipynb #232f5ff7
+# %% ../nbs/23_cli.ipynb #022afb19
 @app.command()
 def animate(
     photo: Annotated[Path, typer.Argument(help="the photograph: any format, size and aspect")],
@@ -48,7 +48,8 @@ def animate(
     seconds: Annotated[float, typer.Option(help="length")] = 4.0,
     fps: Annotated[int, typer.Option(help="frames per second")] = 30,
     size: Annotated[int, typer.Option(help="longest side of the video in pixels")] = 512,
-    mask: Annotated[Optional[Path], typer.Option(help="picture of the photo's shape, white where nothing may move; default: found")] = None,
+    mask: Annotated[Optional[Path], typer.Option(help="picture, white where things move, black where they must not; default: found")] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="the last frame leads into the first")] = False,
     variant: Annotated[str, typer.Option(help="inversion: I2S, MO, E, EO, EOI, EOIF or EOIFS")] = "EOIFS",
     iterations: Annotated[Optional[int], typer.Option(help="of each phase of the inversion; fewer is faster and less exact")] = None,
     weights: Annotated[str, typer.Option(help="generator: a name or a file")] = "generator",
@@ -57,13 +58,24 @@ def animate(
 ):
     "Turn one photograph into a video."
     from deeplandscape.animation import animate as run
-    from deeplandscape.core import use_threads
+    from deeplandscape.core import pick_device, use_threads
+    from deeplandscape.generator import load_generator
+    check_output(out, (".mp4", ".gif"))
     use_threads()
-    video = run(photo, direction=direction, speed=speed, seconds=seconds, fps=fps, size=size, mask=mask, variant=variant,
-                iterations=iterations, generator=weights, seed=seed, device=device, out=out)
+    models = dict(G=load_generator(weights, device=pick_device(device)))
+    video = run(photo, direction, seconds, fps, speed, seed, variant, mask, size, loop, iterations, device, models)
     video.save(out)
-    typer.echo(video.summary())
-    typer.echo(f"wrote {out}")
+    typer.echo(f"{video}\nwrote {out}")
+
+# %% ../nbs/23_cli.ipynb #741acdeb
+def check_output(
+    path: Path,          # file to write
+    suffixes: tuple,     # those that can be written
+):
+    "Refuse an output that cannot be written before any work is done."
+    if path.suffix.lower() not in suffixes: raise InputError(f"{path.name!r} cannot be written; end the name in {' or '.join(suffixes)}.")
+    if not path.parent.is_dir(): raise InputError(f"There is no folder {path.parent}; make it, or write elsewhere.")
+    if path.is_dir() or not os.access(path.parent, os.W_OK): raise InputError(f"{path} cannot be written; choose another name or folder.")
 
 # %% ../nbs/23_cli.ipynb #f825cb10
 @app.command()
@@ -166,7 +178,19 @@ def prepare(
     typer.echo(json.dumps({k: v for k, v in store.info.items() if k != "skipped"}))
     for item in store.skipped: typer.echo(f"left out: {item}")
 
-# %% ../nbs/23_cli.ipynb #5e74f9a9
+# %% ../nbs/23_cli.ipynb #ab05d864
+def read_folder(folder, size, limit):
+    "The pictures of a folder, squashed to squares: (N, 3, size, size) in [-1, 1]."
+    import torch
+    import torch.nn.functional as F
+    from deeplandscape.core import progress, read_photo
+    if not folder.is_dir(): raise InputError(f"There is no folder {folder}.")
+    files = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")][:limit]
+    if len(files) < 2: raise InputError(f"{folder} holds {len(files)} pictures; at least two are needed.")
+    shrink = lambda x: F.interpolate(x[None], size=(size, size), mode="bilinear", antialias=True)
+    return torch.cat([shrink(read_photo(p)) for p in progress(files, folder.name)])
+
+# %% ../nbs/23_cli.ipynb #644a3cb0
 @app.command()
 def evaluate(
     generated: Annotated[Path, typer.Argument(help="folder of generated pictures")],
@@ -176,9 +200,12 @@ def evaluate(
 ):
     "Compare two folders of pictures: Frechet distance and kernel distance of the embedded features."
     from deeplandscape.core import use_threads
-    from deeplandscape.metrics import compare_folders
+    from deeplandscape.metrics import compare_sets, pooled_features
     use_threads()
-    for name, value in compare_folders(generated, real, size=size, limit=limit).items(): typer.echo(f"{name}: {value}")
+    features = [pooled_features(read_folder(folder, size, limit), side=size) for folder in (real, generated)]
+    for kind in "frechet", "kernel":
+        found = compare_sets(*features, kind, size=size)
+        typer.echo(f"{found.protocol['metric']}: {found}  {json.dumps(found.protocol)}")
 
 @app.command("import-official")
 def import_official(

@@ -1,0 +1,70 @@
+"Bad input gives one clear sentence, exit code 2, and leaves nothing behind."
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def cli(*arguments, cwd=None):
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    return subprocess.run([sys.executable, "-c", "from deeplandscape.cli import main; main()", *map(str, arguments)],
+                          capture_output=True, text=True, cwd=cwd, env=env, timeout=300)
+
+
+def refused(done):
+    lines = [line for line in done.stderr.strip().splitlines() if line]
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    return lines[0]
+
+
+@pytest.fixture()
+def files(tmp_path):
+    (tmp_path / "text.jpg").write_text("no picture")
+    Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(tmp_path / "tiny.png")
+    Image.fromarray(np.random.RandomState(0).randint(0, 255, (48, 64, 3), np.uint8)).save(tmp_path / "good.png")
+    whole = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
+    return tmp_path
+
+
+@pytest.mark.parametrize("photo", ["text.jpg", "tiny.png", "cut.png", "missing.jpg", "empty"])
+def test_photos_that_cannot_be_animated(files, photo):
+    sentence = refused(cli("animate", files / photo, "-o", files / "x.mp4", "--iterations", 2))
+    assert photo in sentence and not list(files.glob("x*"))
+
+
+@pytest.mark.parametrize("arguments, names", [
+    (["--direction", "25h"], "12h"),
+    (["--variant", "EOFI"], "EOIFS"),
+    (["--weights", "cut.safetensors"], "cut.safetensors"),
+    (["--device", "tpu"], "tpu"),
+    (["--seconds", "0"], "second"),
+    (["-o", "x.avi"], "mp4"),
+    (["-o", "nowhere/deep/x.mp4"], "nowhere"),
+])
+def test_options_that_make_no_sense(files, arguments, names):
+    done = cli("animate", files / "good.png", "--iterations", 2, *(["-o", "x.mp4"] if "-o" not in arguments else []), *arguments, cwd=files)
+    assert names in refused(done)
+    assert not list(files.glob("**/x*"))
+
+
+@pytest.mark.parametrize("arguments", [
+    ["train", "--profile", "huge"], ["train", "--dry-run", "--set", "sede=1"], ["train", "--dry-run", "--set", "generator.resolution=100"],
+    ["train", "--stills", "nostore", "--clips", "nostore"], ["sample", "-o", "out"], ["prepare", "out"], ["prepare", "out", "--photos", "nowhere"],
+    ["import-official", "text.jpg", "-o", "out"], ["reproduce", "--profile", "nosuch"], ["evaluate", "empty", "empty"],
+])
+def test_commands(files, arguments):
+    refused(cli(*arguments, cwd=files))
+    assert not (files / "out").exists() or not list((files / "out").rglob("*.safetensors"))
+
+
+def test_unknown_notebook_parameter(tmp_path):
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("settings: {figures: figures, trains: false}\nnotebooks:\n  fig01_videos: {n_vidoes: 2}\n")
+    assert "n_vidoes" in refused(cli("reproduce", "--profile", profile))
