@@ -47,7 +47,7 @@ def find_variant(
     if name not in VARIANTS: raise InputError(f"There is no inversion variant {name!r}; choose one of {', '.join(VARIANTS)}.")
     return VARIANTS[name]
 
-# %% ../nbs/10_inversion.ipynb #4b460dee
+# %% ../nbs/10_inversion.ipynb #04619bd7
 @dataclass(frozen=True)
 class Settings:
     "Hyperparameters of Algorithms 1 and 2 and of the fine-tuning; the defaults are the paper's."
@@ -57,15 +57,16 @@ class Settings:
     tie_W: float = 1.0             # weight of L_init (Algorithm 1; the text of Section 3.2 says 0.01)
     S_gradient: float = 0.001      # lambda_S, which scales the gradient of S before Adam
     S_lr: float | None = None      # instead of S_gradient: a rate of its own for S, relative to lr
+    keep_zero: bool = True         # with a mask: S_st stays zero in sky and water, S_dyn in static parts (Section 3.2)
     halve_after: int = 20          # iterations without improvement
     stop_after: int = 100          # iterations without improvement
     tune_iterations: int = 500     # of the fine-tuning
     tune_lr: float = 1e-3
     tune_perceptual: float = 0.1   # "much larger (10x) weight"
 
-OFFICIAL = Settings(stop_after=500)
+OFFICIAL = Settings(stop_after=500, keep_zero=False)
 
-# %% ../nbs/10_inversion.ipynb #bdf89687
+# %% ../nbs/10_inversion.ipynb #f8dc74da
 class Adam:
     "Adam (0.9, 0.999) on a dictionary of tensors (B, ...), with a learning rate for each of the B items."
     def __init__(self, betas=(0.9, 0.999), eps=1e-8):
@@ -76,14 +77,15 @@ class Adam:
                name: str,        # which variable
                value: Tensor,    # (B, ...), changed in place
                gradient: Tensor, # the same shape
-               lr: Tensor):      # (B,)
+               lr: Tensor,       # (B,)
+               region=1.0):      # where the step is taken, a map in [0, 1]
         "One step on one variable."
         m, v, n = self.state.get(name, (torch.zeros_like(value), torch.zeros_like(value), 0))
         (b1, b2), n = self.betas, n + 1
         m, v = m.lerp(gradient, 1 - b1), v.lerp(gradient.square(), 1 - b2)
         self.state[name] = m, v, n
         step = (m / (1 - b1 ** n)) / ((v / (1 - b2 ** n)).sqrt() + self.eps)
-        value -= lr.view(-1, *[1] * (value.dim() - 1)) * step
+        value -= lr.view(-1, *[1] * (value.dim() - 1)) * step * region
 
 # %% ../nbs/10_inversion.ipynb #d0f96a76
 class Plateau:
@@ -106,7 +108,7 @@ class Plateau:
     @property
     def finished(self): return bool((self.lr == 0).all())
 
-# %% ../nbs/10_inversion.ipynb #f775bf62
+# %% ../nbs/10_inversion.ipynb #943503fc
 class Target:
     "A photograph (B, 3, R, R), possibly masked, with its features computed once."
     def __init__(self,
@@ -120,6 +122,10 @@ class Target:
 
     def masked(self, images): return images if self.mask is None else images * self.mask
 
+    def region(self, size):
+        "The mask at another resolution, (B, 1, size, size)."
+        return F.interpolate(self.mask, size=(size, size), mode="area")
+
     def loss(self,
              images: Tensor,                 # y = G(W, S)
              weight: float):                 # lambda_PL
@@ -128,7 +134,7 @@ class Target:
         mae = (y - self.photo).abs().flatten(1).mean(dim=1)
         return mae + weight * self.perceptual.distance(self.perceptual.features(y), self.features)
 
-# %% ../nbs/10_inversion.ipynb #9babb5af
+# %% ../nbs/10_inversion.ipynb #f680e3a3
 @dataclass
 class State:
     "What the optimisation moves."
@@ -170,7 +176,8 @@ def descend(
         is_S = name != "W"
         if is_S and settings.S_lr is None: gradient = gradient * settings.S_gradient
         rate = plateau.lr * settings.S_lr if is_S and settings.S_lr is not None else plateau.lr
-        rule.update(name, value, gradient, rate)
+        confined = is_S and settings.keep_zero and target.mask is not None
+        rule.update(name, value, gradient, rate, target.region(value.shape[-1]) if confined else 1.0)
     return reconstruction.detach()
 
 # %% ../nbs/10_inversion.ipynb #937d8284
