@@ -1,0 +1,33 @@
+"""Small networks with random weights, as files: for tests of everything that loads the shipped weights, where only the working counts."""
+import torch
+
+from deeplandscape.core import save_tensors
+from deeplandscape.encoder import Encoder, EncoderConfig, save_encoder
+from deeplandscape.generator import Generator, GeneratorConfig, save_generator
+from deeplandscape.perception import Perception
+
+CONFIG = GeneratorConfig(resolution=32, z_dim=8, w_dim=24, channels=(16, 16, 12, 8))
+
+
+def small_generator(noise=0.3):
+    "A generator whose pictures depend on all four latents."
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        G = Generator(CONFIG).eval().requires_grad_(False)
+    for name, p in G.named_parameters():
+        if "noise" in name: p.fill_(noise)
+        if "to_rgb" in name and name.endswith("weight"): p.mul_(0.3)
+    return G
+
+
+def write_weights(folder):
+    "Files of the names that the weight registry looks for; to the segmentation, everything is sky."
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        E = Encoder(EncoderConfig("small", CONFIG.levels, CONFIG.w_dim, hidden=16)).eval()
+        perception = Perception().eval()
+    with torch.no_grad(): perception.classes.bias.copy_(torch.tensor([-50.0, 50.0, -50.0]))
+    save_generator(folder / "generator.safetensors", small_generator())
+    save_encoder(folder / "encoder.safetensors", E)
+    save_tensors(folder / "perception.safetensors", perception.state_dict(), dict(config={}))
+    return folder
