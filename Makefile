@@ -36,10 +36,10 @@ smoke: $(READY)  ## the whole graph at its smallest size
 	$(MAKE) reproduce PROFILE=smoke
 
 explore: $(READY)  ## open the explorers in JupyterLab
-	$(BIN)/jupyter lab nbs/apps
+	$(BIN)/jupyter lab nbs/apps --ServerApp.tornado_settings='{"websocket_max_message_size": 104857600}'  # photos up to 100 MB
 
 readme: $(READY)  ## README.md from nbs/index.ipynb
-	$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute nbs/index.ipynb --stdout \
+	DEEPLANDSCAPE_PROGRESS=0 $(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute nbs/index.ipynb --stdout \
 	  | $(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdin --stdout --RegexRemovePreprocessor.patterns='^#\|\s*hide' \
 	    --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags hide_input \
 	  | sed 's#](\.\./#](#g' > README.md.new

@@ -196,7 +196,7 @@ def measured(
     table["value"] = pd.to_numeric(table["value"], errors="coerce")      # an empty cell: could not be measured
     return table[[*KEYS, "value"]].dropna()
 
-# %% ../nbs/20_report.ipynb #77fdcf3f
+# %% ../nbs/20_report.ipynb #95cd77ad
 def beside(
     name: str,                   # table or figure with published numbers
     source: str,                 # the notebook that measures ours
@@ -206,11 +206,12 @@ def beside(
     ours = measured(source, folder).rename(columns={"value": "ours"})
     table = published(name).rename(columns={"value": "paper"})
     extra = ours.merge(table[KEYS], on=KEYS, how="left", indicator=True).query("_merge == 'left_only'").drop(columns="_merge")
+    extra = extra[extra.method.isin(table.method)]
     table = table.merge(ours, on=KEYS, how="left")
     table = pd.concat([table, extra], ignore_index=True) if len(extra) else table
     return table.fillna({"better": ""})
 
-# %% ../nbs/20_report.ipynb #6c1c4928
+# %% ../nbs/20_report.ipynb #81313c36
 def paper_beside_ours(
     name: str,                   # table or figure with published numbers
     source: str,                 # the notebook that measures ours
@@ -227,7 +228,8 @@ def paper_beside_ours(
     wide = wide.reindex(index=orders["method"], columns=[(c, side) for c in orders["column"] for side in ("paper", "ours")]).fillna("–")
     wide.index.name, wide.columns.names = None, [None, None]
     count = int(table.ours.notna().sum())
-    said = f"{count} numbers of ours, from {source}." if count else f"Ours: not measured yet (there is no result of {source} in {Path(folder).name})."
+    missing = f"Ours: not measured yet (there is no result of {source} in {Path(folder).name})."
+    said = f"{count} numbers of ours, from {source}." if count else missing
     grey = lambda v: "color: #888; font-style: italic" if v == "not measured yet" else ""
     return wide.style.set_caption(said).map(grey)
 
@@ -620,7 +622,7 @@ def write_parameters(plan: Plan) -> None:
         path, text = folder / f"{name}.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         if not path.exists() or path.read_text(encoding="utf-8") != text: path.write_text(text, encoding="utf-8")
 
-# %% ../nbs/20_report.ipynb #bb1a7f77
+# %% ../nbs/20_report.ipynb #83cad60e
 def reproduce(
     profile: str = "cpu",            # name in nbs/repro/profiles, or a .yaml file
     targets: tuple = (),             # notebooks to run with what they need; all by default
@@ -638,9 +640,9 @@ def reproduce(
         print(problem, file=sys.stderr)
         return 2
     repro = project_folder() / "nbs" / "repro"
-    command = [sys.executable, "-m", "snakemake", *[str(ready.runs / f"{t}.ipynb") for t in targets], "--snakefile", str(repro / "Snakefile"), "--directory", str(ready.runs),
-               "--cores", str(jobs or ready.jobs), "--nolock", "--rerun-incomplete", "--keep-going", "--quiet", "rules", "host", "reason",
-               *(["--dry-run"] if dry_run else []),
-               "--config", f"profile={profile}", f"figures={ready.figures}", f"runs={ready.runs}"]
+    command = [sys.executable, "-m", "snakemake", *[str(ready.runs / f"{name}.ipynb") for name in targets],
+               "--snakefile", str(repro / "Snakefile"), "--directory", str(ready.runs), "--cores", str(jobs or ready.jobs),
+               "--nolock", "--rerun-incomplete", "--keep-going", "--quiet", "rules", "host", "reason",
+               *(["--dry-run"] if dry_run else []), "--config", f"profile={profile}", f"figures={ready.figures}", f"runs={ready.runs}"]
     ready.runs.mkdir(parents=True, exist_ok=True)
     return subprocess.run(command, cwd=ready.runs).returncode

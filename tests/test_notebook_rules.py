@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").glob("[0-9]*.ipynb"))
 EXPORT = re.compile(r"#\|\s*export(i|s)?\b")
-MOST_LINES, MOST_COLUMNS = 40, 140
+MOST_LINES, MOST_COLUMNS = 40, 160      # 110 columns is the aim; a sentence for the user may run over
 
 
 def cells(path, kind=None):
@@ -56,8 +56,8 @@ def test_imports_stand_alone(notebook):
 def test_exported_cells_are_short(notebook):
     for _, source in cells(notebook, "code"):
         if exported(source):
-            lines = source.strip().splitlines()
-            assert len(lines) - 1 <= MOST_LINES, f"{len(lines) - 1} lines: {lines[1]}"
+            lines = [line for line in source.splitlines()[1:] if line.strip()]
+            assert len(lines) <= MOST_LINES, f"{len(lines)} lines: {lines[0]}"
             wide = [line for line in lines if len(line) > MOST_COLUMNS]
             assert not wide, f"wider than {MOST_COLUMNS} columns: {wide[0]}"
             assert not re.search(r"^\s*%", source, flags=re.M), "a magic in an exported cell"
