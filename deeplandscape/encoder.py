@@ -7,7 +7,7 @@ __all__ = ['BACKBONES', 'ResNetFeatures', 'Residual', 'SmallFeatures', 'EncoderC
            'synthetic_batch', 'FitConfig', 'learning_rate_at', 'save_fit', 'load_fit', 'fit', 'encoder_loss',
            'train_encoder', 'save_encoder', 'load_encoder', 'reconstructions', 'measure_encoder']
 
-# %% ../nbs/09_encoder.ipynb #471bfa49
+# %% ../nbs/09_encoder.ipynb #3513d13d
 import functools
 import math
 from copy import deepcopy
@@ -19,50 +19,54 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 import torchvision
 
-from .core import (InputError, WEIGHTS, item_generator, load_tensors, pick_device, progress, save_tensors,
+from .core import (InputError, WEIGHTS, item_generator, load_tensors, pick_device, progress,
+                                save_tensors,
                                 weights_path)
 from .generator import Latents, mean_style, mix_styles
 
-# %% ../nbs/09_encoder.ipynb #d43543cc
+# %% ../nbs/09_encoder.ipynb #6672ad3f
 class ResNetFeatures(nn.Module):
     "Averaged features of the stages 1, 3 and 4 of a torchvision ResNet: (B, 3, R, R) -> (B, outputs)."
     def __init__(self,
                  name: str = "resnet152",     # which one: resnet18 ... resnet152
-                 pretrained: bool = False):   # start from ImageNet weights (resnet152: by the weight registry)
+                 pretrained: bool = False):   # start from ImageNet weights, downloaded
         super().__init__()
         net = getattr(torchvision.models, name)()
         if pretrained: net.load_state_dict(torch.load(weights_path(name), weights_only=True))
         self.outputs = net.fc.in_features * 13 // 8              # 1/8 + 1/2 + 1 of the last stage's width
-        for part in "conv1", "bn1", "layer1", "layer2", "layer3", "layer4": setattr(self, part, getattr(net, part))
+        for part in "conv1", "bn1", "layer1", "layer2", "layer3", "layer4":
+            setattr(self, part, getattr(net, part))
 
     def forward(self, x):
         x1 = self.layer1(F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1))
         x3 = self.layer3(self.layer2(x1))
         return torch.cat([x.mean(dim=(2, 3)) for x in (x1, x3, self.layer4(x3))], dim=1)
 
-# %% ../nbs/09_encoder.ipynb #9c9c5c07
+# %% ../nbs/09_encoder.ipynb #a8e9d359
 class Residual(nn.Module):
-    "Two 3x3 convolutions with batch normalisation beside a shortcut, halving the resolution: (B, in, H, W) -> (B, out, H/2, W/2)."
+    "Two normalised 3x3 convolutions beside a shortcut: (B, in, H, W) -> (B, out, H/2, W/2)."
     def __init__(self,
                  inputs: int,    # channels in
                  outputs: int):  # channels out
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
+            nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs),
+                                  nn.ReLU(),
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
         self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(inputs, outputs, 1))
 
     def forward(self, x): return F.relu(self.body(x) + self.shortcut(x))
 
-# %% ../nbs/09_encoder.ipynb #c111b624
+# %% ../nbs/09_encoder.ipynb #a221712c
 class SmallFeatures(nn.Module):
     "Averaged features of three residual stages and a 4x4 layout of the last: (B, 3, R, R) -> (B, outputs)."
     def __init__(self,
-                 widths: tuple[int, ...] = (32, 64, 128, 192),   # channels of the stem and of the three stages
+                 widths: tuple[int, ...] = (32, 64, 128, 192),   # channels of stem and stages
                  cell: int = 32):                                # channels kept in each of the 4x4 cells
         super().__init__()
         self.outputs = sum(widths[1:]) + 16 * cell
-        self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
+        self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 4, stride=2, padding=1, bias=False),
+                                  nn.BatchNorm2d(widths[0]), nn.ReLU())
         self.stages = nn.ModuleList(Residual(a, b) for a, b in zip(widths, widths[1:]))
         self.cells = nn.Conv2d(widths[-1], cell, 1)
 
@@ -73,7 +77,7 @@ class SmallFeatures(nn.Module):
             pooled.append(x.mean(dim=(2, 3)))
         return torch.cat([*pooled, self.cells(F.adaptive_avg_pool2d(x, 4)).flatten(1)], dim=1)
 
-# %% ../nbs/09_encoder.ipynb #ef910dd4
+# %% ../nbs/09_encoder.ipynb #e6ba8d87
 @dataclass(frozen=True)
 class EncoderConfig:
     "Sizes of E; the defaults are the paper's at 256 px."
@@ -81,7 +85,8 @@ class EncoderConfig:
     levels: int = 7               # N of the generator
     w_dim: int = 512              # size of a style vector
     hidden: int = 2048            # width of the head
-    head: str = "relu"            # "relu" as in the paper, "layernorm" as released: LayerNorm, then LeakyReLU(0.2)
+    # "relu" as in the paper, "layernorm" as released: LayerNorm, then LeakyReLU(0.2)
+    head: str = "relu"
 
 BACKBONES = ("small", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
@@ -91,7 +96,7 @@ def small_encoder(
     "The encoder that is trained for a small generator: a million weights, the released head."
     return EncoderConfig("small", config.levels, config.w_dim, hidden=256, head="layernorm")
 
-# %% ../nbs/09_encoder.ipynb #894da63a
+# %% ../nbs/09_encoder.ipynb #52c88b24
 class Encoder(nn.Module):
     "E: photographs (B, 3, R, R) in [-1, 1] -> W' (B, 2N, w_dim)."
     def __init__(self,
@@ -99,21 +104,25 @@ class Encoder(nn.Module):
                  pretrained: bool = False):                 # a ResNet starts from ImageNet weights
         super().__init__()
         if config.backbone not in BACKBONES:
-            raise InputError(f"No encoder backbone is called {config.backbone!r}; choose from {', '.join(BACKBONES)}.")
-        if pretrained and config.backbone not in WEIGHTS: raise InputError(f"There are no ImageNet weights for {config.backbone}; use resnet152.")
+            raise InputError(f"No backbone is called {config.backbone!r}; choose {', '.join(BACKBONES)}.")
+        if pretrained and config.backbone not in WEIGHTS:
+            raise InputError(f"There are no ImageNet weights for {config.backbone}; use resnet152.")
         self.config, self.meta = config, {}
-        self.backbone = SmallFeatures() if config.backbone == "small" else ResNetFeatures(config.backbone, pretrained)
+        small = config.backbone == "small"
+        self.backbone = SmallFeatures() if small else ResNetFeatures(config.backbone, pretrained)
         between = [nn.ReLU()] if config.head == "relu" else [nn.LayerNorm(config.hidden), nn.LeakyReLU(0.2)]
         self.fc = nn.Sequential(nn.Linear(self.backbone.outputs, config.hidden), *between,
                                 nn.Linear(config.hidden, config.levels * config.w_dim))
-        for name, rgb in ("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225)):    # of ImageNet, in [0, 1]
+        # of ImageNet, in [0, 1]
+        for name, rgb in ("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225)):
             self.register_buffer(name, torch.tensor(rgb).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, photo):
         features = self.backbone(((photo + 1) / 2 - self.mean) / self.std)
-        return self.fc(features).unflatten(1, (self.config.levels, self.config.w_dim)).repeat_interleave(2, dim=1)
+        W = self.fc(features).unflatten(1, (self.config.levels, self.config.w_dim))
+        return W.repeat_interleave(2, dim=1)
 
-# %% ../nbs/09_encoder.ipynb #b85e4318
+# %% ../nbs/09_encoder.ipynb #e54037f8
 @torch.no_grad()
 def synthetic_batch(
     G,                      # the generator
@@ -128,7 +137,8 @@ def synthetic_batch(
     rows = []
     for seed, a, b in zip(seeds, w_a.split(1), w_b.split(1)):
         g = item_generator(seed, "mixing")
-        mixed, crossover = torch.rand((), generator=g).item() < mixing, torch.randint(1, levels, (), generator=g).item()
+        mixed = torch.rand((), generator=g).item() < mixing
+        crossover = torch.randint(1, levels, (), generator=g).item()
         rows.append(mix_styles(a, b, crossover if mixed else levels, levels))
     W = torch.cat(rows)
     return G.synthesis(W, latents.S_st, latents.S_dyn).clamp(-1, 1), W
@@ -152,7 +162,7 @@ def learning_rate_at(
     if config.schedule == "constant": return config.learning_rate
     return config.learning_rate * (1 + math.cos(math.pi * step / config.steps)) / 2
 
-# %% ../nbs/09_encoder.ipynb #3362470c
+# %% ../nbs/09_encoder.ipynb #ae4569db
 def save_fit(
     path,          # file to write
     model,         # its weights and buffers are saved
@@ -163,7 +173,8 @@ def save_fit(
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
     for i, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{key}": t for key, t in moments.items()}
-    save_tensors(path, {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, {**state, "kind": "fit"})
+    save_tensors(path, {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
+                 {**state, "kind": "fit"})
 
 def load_fit(
     path,          # file to read
@@ -172,7 +183,8 @@ def load_fit(
 ) -> dict:         # the state
     "Read what `save_fit` wrote."
     tensors, state = load_tensors(path)
-    if state.get("kind") != "fit": raise InputError(f"{path} is no checkpoint of a regression; choose another path.")
+    if state.get("kind") != "fit":
+        raise InputError(f"{path} is no checkpoint of a regression; choose another path.")
     model.load_state_dict({name[6:]: t for name, t in tensors.items() if name.startswith("model.")})
     moments = {}
     for name, t in tensors.items():
@@ -180,34 +192,7 @@ def load_fit(
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return state
 
-# %% ../nbs/09_encoder.ipynb #9b583e73
-def fit(
-    model: nn.Module,             # what is trained, in place
-    loss,                         # loss(split, step) -> scalar tensor, a pure function of the weights, "train" | "val" and the step
-    config: FitConfig,            # how
-    path=None,                    # checkpoint file; None: keep none
-    resume: bool = False,         # go on from the checkpoint if there is one
-    about: dict | None = None,    # what identifies the run; a checkpoint of another run is refused
-    label: str = "training",      # for the progress bar
-    quiet: bool = False,          # no progress bar
-) -> list[dict]:                  # history: step, validation error, mean training error since the last one
-    "Minimise a loss with Adam; interrupted and resumed, the result is the same bit for bit."
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    state = {"step": 0, "history": [], "recent": [], "about": {**(about or {}), "learning_rate": config.learning_rate}}
-    if resume and path is not None and Path(path).exists():
-        known, state["about"] = state["about"], None
-        state = load_fit(path, model, optimizer)
-        if state["about"] != known: raise InputError(f"{path} belongs to another run ({state['about']}); choose another path.")
-    steps = range(state["step"], config.steps)
-    for step in steps if quiet else progress(steps, label):
-        train_step(model, optimizer, loss, step, config, state["recent"])
-        state["step"] = step + 1
-        if state["step"] % config.validate_every == 0 or state["step"] == config.steps:
-            validate(model, loss, config, state)
-            if path is not None: save_fit(path, model, optimizer, state)
-    return state["history"]
-
-# %% ../nbs/09_encoder.ipynb #55b0c536
+# %% ../nbs/09_encoder.ipynb #5065dced
 def train_step(model, optimizer, loss, step, config, recent):
     model.train()
     for group in optimizer.param_groups: group["lr"] = learning_rate_at(step, config)
@@ -223,10 +208,40 @@ def validate(model, loss, config, state):
     model.eval()
     error = sum(loss("val", k).item() for k in range(config.validation_batches)) / config.validation_batches
     recent = state["recent"]
-    state["history"].append({"step": state["step"], "validation": error, "training": sum(recent) / max(1, len(recent))})
+    training = sum(recent) / max(1, len(recent))
+    state["history"].append({"step": state["step"], "validation": error, "training": training})
     recent.clear()
 
-# %% ../nbs/09_encoder.ipynb #c4e0da83
+# %% ../nbs/09_encoder.ipynb #c8e2b3e9
+def fit(
+    model: nn.Module,             # what is trained, in place
+    loss,   # loss(split, step) -> scalar tensor, a pure function of the weights, "train" | "val" and the step
+    config: FitConfig,            # how
+    path=None,                    # checkpoint file; None: keep none
+    resume: bool = False,         # go on from the checkpoint if there is one
+    about: dict | None = None,    # what identifies the run; a checkpoint of another run is refused
+    label: str = "training",      # for the progress bar
+    quiet: bool = False,          # no progress bar
+) -> list[dict]:                  # history: step, validation error, mean training error since the last one
+    "Minimise a loss with Adam; interrupted and resumed, the result is the same bit for bit."
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    state = {"step": 0, "history": [], "recent": [],
+             "about": {**(about or {}), "learning_rate": config.learning_rate}}
+    if resume and path is not None and Path(path).exists():
+        known, state["about"] = state["about"], None
+        state = load_fit(path, model, optimizer)
+        if state["about"] != known:
+            raise InputError(f"{path} belongs to another run ({state['about']}); choose another path.")
+    steps = range(state["step"], config.steps)
+    for step in steps if quiet else progress(steps, label):
+        train_step(model, optimizer, loss, step, config, state["recent"])
+        state["step"] = step + 1
+        if state["step"] % config.validate_every == 0 or state["step"] == config.steps:
+            validate(model, loss, config, state)
+            if path is not None: save_fit(path, model, optimizer, state)
+    return state["history"]
+
+# %% ../nbs/09_encoder.ipynb #105834bf
 def encoder_loss(
     E,                      # the encoder
     G,                      # the generator it inverts
@@ -237,11 +252,13 @@ def encoder_loss(
 ):                          # loss(split, step) -> scalar tensor
     "The mean absolute error of W on the batch that belongs to a split and a step."
     def draw(split, number):
-        seeds = torch.randint(2 ** 60, (batch,), generator=item_generator(seed, "encoder", split, number)).tolist()
+        seeds = torch.randint(2 ** 60, (batch,),
+                              generator=item_generator(seed, "encoder", split, number)).tolist()
         return synthetic_batch(G, seeds, mixing)
 
     @functools.lru_cache(maxsize=1)
-    def stock(number): return [torch.cat(part) for part in zip(*(draw("train", 16 * number + k) for k in range(16)))]
+    def stock(number):
+        return [torch.cat(part) for part in zip(*(draw("train", 16 * number + k) for k in range(16)))]
 
     def loss(split, step):
         if split == "val" or reuse == 1: photo, W = draw(split, step)
@@ -251,7 +268,18 @@ def encoder_loss(
         return F.l1_loss(E(photo), W)
     return loss
 
-# %% ../nbs/09_encoder.ipynb #8e13fd4c
+# %% ../nbs/09_encoder.ipynb #69ab4fd9
+def start_encoder(G, config, seed, pretrained=False):
+    "An untrained E whose answer to everything is the mean style."
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        E = Encoder(config, pretrained)
+    last = E.fc[-1]
+    nn.init.zeros_(last.weight)
+    last.bias.data = mean_style(G, seed=seed).cpu().expand(config.levels, -1).flatten().clone()
+    return E.to(next(G.parameters()).device)
+
+# %% ../nbs/09_encoder.ipynb #64bba8cc
 def train_encoder(
     G,                               # the generator to invert; not changed
     config: EncoderConfig | None = None,   # sizes of E; None: the small one that fits G
@@ -270,29 +298,21 @@ def train_encoder(
     "Train E on samples of G drawn on the fly; a pure function of seed and step, so resuming is exact."
     config = config or small_encoder(G.config)
     if (config.levels, config.w_dim) != (G.config.levels, G.config.w_dim):
-        raise InputError(f"E for {config.levels} levels of {config.w_dim} does not fit G ({G.config.levels} of {G.config.w_dim}).")
-    about = {"config": asdict(config), "batch": batch, "seed": seed, "mixing": mixing, "reuse": reuse, "pretrained": pretrained}
+        raise InputError(f"E for {config.levels} levels of {config.w_dim} does not fit G; use "
+                         f"{G.config.levels} levels of {G.config.w_dim}.")
+    about = {"config": asdict(config), "batch": batch, "seed": seed, "mixing": mixing, "reuse": reuse,
+             "pretrained": pretrained}
     plan = FitConfig(steps, learning_rate, validate_every=validate_every)
     checkpoint = path and Path(path).with_suffix(".resume.safetensors")
-    E, copy = (net.to(memory_format=torch.channels_last) for net in (start_encoder(G, config, seed, pretrained), deepcopy(G).eval()))
+    last = dict(memory_format=torch.channels_last)                         # twice as fast on a processor
+    E, copy = start_encoder(G, config, seed, pretrained).to(**last), deepcopy(G).eval().to(**last)
     loss = encoder_loss(E, copy, batch, seed, mixing, reuse)
     history = fit(E, loss, plan, checkpoint, resume, about, "encoder", not progress)
     E.meta = {**about, "steps": steps, "learning_rate": learning_rate, "history": history}
     if path is not None: save_encoder(path, E)
     return E.to(memory_format=torch.contiguous_format).eval()
 
-# %% ../nbs/09_encoder.ipynb #69ab4fd9
-def start_encoder(G, config, seed, pretrained=False):
-    "An untrained E whose answer to everything is the mean style."
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        E = Encoder(config, pretrained)
-    last = E.fc[-1]
-    nn.init.zeros_(last.weight)
-    last.bias.data = mean_style(G, seed=seed).cpu().expand(config.levels, -1).flatten().clone()
-    return E.to(next(G.parameters()).device)
-
-# %% ../nbs/09_encoder.ipynb #94a639b2
+# %% ../nbs/09_encoder.ipynb #01a9c49b
 def save_encoder(
     path,                        # file to write
     E: Encoder,                  # what to save
@@ -300,7 +320,8 @@ def save_encoder(
     dtype=torch.float32,         # torch.float16 halves the file (matrices and kernels only)
 ):
     "Write an encoder: weights as safetensors, configuration and `meta` as JSON inside."
-    tensors = {n: t.to(dtype) if t.is_floating_point() and t.dim() > 1 else t for n, t in E.state_dict().items()}
+    tensors = {n: t.to(dtype) if t.is_floating_point() and t.dim() > 1 else t for n,
+               t in E.state_dict().items()}
     save_tensors(path, tensors, {**E.meta, **(meta or {}), "kind": "encoder", "config": asdict(E.config)})
 
 def load_encoder(
@@ -328,7 +349,7 @@ def reconstructions(
     latents = Latents.sample(G.config, seeds, device=photo.device)
     return photo, G.synthesis(E(photo), latents.S_st, latents.S_dyn).clamp(-1, 1)
 
-# %% ../nbs/09_encoder.ipynb #abf434f4
+# %% ../nbs/09_encoder.ipynb #e1a0e2ca
 @torch.no_grad()
 def measure_encoder(
     E,                   # the encoder
@@ -344,6 +365,8 @@ def measure_encoder(
         (photo, W), latents = synthetic_batch(G, part), Latents.sample(G.config, part, device=mean.device)
         for column, guess in enumerate((E(photo), mean.expand_as(W))):
             picture = G.synthesis(guess, latents.S_st, latents.S_dyn).clamp(-1, 1)
-            sums[:, column] += torch.stack([F.l1_loss(guess, W), F.l1_loss(picture, photo)]).double().cpu() * len(part) / samples
+            errors = torch.stack([F.l1_loss(guess, W), F.l1_loss(picture, photo)])
+            sums[:, column] += errors.double().cpu() * len(part) / samples
     names = "styles, mean |E - W|", "pictures, mean |difference|"
-    return [{"measure": n, "E": e, "mean style": m, "ratio": e / m} for n, (e, m) in zip(names, sums.tolist())]
+    return [{"measure": n, "E": e, "mean style": m, "ratio": e / m} for n,
+            (e, m) in zip(names, sums.tolist())]

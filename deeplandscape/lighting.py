@@ -7,7 +7,7 @@ __all__ = ['LOSSES', 'STYLES', 'LightingConfig', 'ResidualLinear', 'Approximator
            'train_lighting', 'save_lighting', 'load_lighting', 'measure_lighting', 'clamped_spline', 'light_path',
            'towards', 'through_styles', 'sweep', 'light_statistics', 'measured_meaning']
 
-# %% ../nbs/11_lighting.ipynb #3dca5c75
+# %% ../nbs/11_lighting.ipynb #5ede0722
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-from .core import InputError, WEIGHTS, item_generator, load_tensors, pick_device, save_tensors, weights_path
+from .core import (InputError, WEIGHTS, item_generator, load_tensors, pick_device, save_tensors,
+                                weights_path)
 from .encoder import FitConfig, fit
 from .generator import Generator, GeneratorConfig, Latents
 
@@ -86,7 +87,7 @@ def lighting_loss(
     direction = 1 - F.cosine_similarity(predicted - w_a, target - w_a, dim=1, eps=1e-6)
     return absolute * F.l1_loss(predicted, target) + relative * direction.mean()
 
-# %% ../nbs/11_lighting.ipynb #75dc7897
+# %% ../nbs/11_lighting.ipynb #e0a68208
 def train_lighting(
     G: Generator,                    # whose M is learned; not changed
     config: LightingConfig | None = None,   # sizes of A; None: the released depth with `skip`, fitting G
@@ -101,7 +102,8 @@ def train_lighting(
     weights: str = "paper",          # of the losses, a row of LOSSES
 ) -> Approximator:                   # on G's device, in evaluation mode; .meta["history"] has the errors
     "Train A on samples of M drawn on the fly; a pure function of seed and step, so resuming is exact."
-    if weights not in LOSSES: raise InputError(f"No weighting of the losses is called {weights!r}; choose from {', '.join(LOSSES)}.")
+    if weights not in LOSSES:
+        raise InputError(f"No weighting of losses is called {weights!r}; choose from {', '.join(LOSSES)}.")
     config = config or LightingConfig(G.config.w_dim, G.config.z_dyn_dim, skip=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -111,12 +113,13 @@ def train_lighting(
         return lighting_loss(A(w_a, z_b, c), target, w_a, weights)
     about = {"config": asdict(config), "batch": batch, "seed": seed, "weights": weights}
     checkpoint = path and Path(path).with_suffix(".resume.safetensors")
-    history = fit(A, loss, FitConfig(steps, learning_rate, validate_every=validate_every), checkpoint, resume, about, "A", not progress)
+    history = fit(A, loss, FitConfig(steps, learning_rate, validate_every=validate_every), checkpoint, resume,
+                  about, "A", not progress)
     A.meta = {**about, "steps": steps, "learning_rate": learning_rate, "history": history}
     if path is not None: save_lighting(path, A)
     return A.eval()
 
-# %% ../nbs/11_lighting.ipynb #a5c59150
+# %% ../nbs/11_lighting.ipynb #b320c4db
 def save_lighting(
     path,                        # file to write
     A: Approximator,             # what to save
@@ -134,13 +137,14 @@ def load_lighting(
     "Read what `save_lighting` wrote."
     path = weights_path(path) if path in WEIGHTS else path
     tensors, meta = load_tensors(path)
-    if meta.get("kind") != "lighting": raise InputError(f"{path} holds no lighting network; train or import one first.")
+    if meta.get("kind") != "lighting":
+        raise InputError(f"{path} holds no lighting network; train or import one first.")
     A = Approximator(LightingConfig(**meta["config"]))
     A.load_state_dict({name: t.float() for name, t in tensors.items()})
     A.meta = meta
     return A.to(pick_device(device)).eval()
 
-# %% ../nbs/11_lighting.ipynb #cd0dcb34
+# %% ../nbs/11_lighting.ipynb #c502d2a6
 @torch.no_grad()
 def measure_lighting(
     A: Approximator,       # the network
@@ -150,7 +154,8 @@ def measure_lighting(
 ) -> dict:                 # c -> relative error; 1 is as bad as a random weather
     "Error of A at c = 0, 0.5, 1: mean |A - w| over the mean distance of two weathers of one scene."
     draw = lambda n, key: torch.randn(samples, n, generator=item_generator(seed, "measure", key))
-    z_st, z_a, z_b = draw(G.config.z_st_dim, "st"), draw(G.config.z_dyn_dim, "a"), draw(G.config.z_dyn_dim, "b")
+    z_st, z_a, z_b = draw(G.config.z_st_dim,
+                          "st"), draw(G.config.z_dyn_dim, "a"), draw(G.config.z_dyn_dim, "b")
     style = lambda z_dyn: G.mapping(torch.cat([z_st, z_dyn], dim=1))
     w_a, apart, errors = style(z_a), (style(z_a) - style(z_b)).abs().mean(), {}
     for c in 0.0, 0.5, 1.0:
@@ -179,7 +184,7 @@ def clamped_spline(
     spline = make_interp_spline(np.asarray(times), points.double().cpu().numpy(), k=3, bc_type="clamped")
     return torch.from_numpy(spline(np.asarray(at))).to(points)
 
-# %% ../nbs/11_lighting.ipynb #b5d60777
+# %% ../nbs/11_lighting.ipynb #be2186bc
 @torch.no_grad()
 def light_path(
     A: Approximator,             # the network
@@ -192,7 +197,8 @@ def light_path(
     "The styles of a video in changing light: A applied to each AdaIN's own style."
     frames, styles = len(c), len(W)
     flat = lambda x: x.to(W)[:, None].expand(-1, styles, -1).flatten(0, 1)
-    moved = A(W.expand(frames, -1, -1).flatten(0, 1), flat(z_dyn), flat(c[:, None])).unflatten(0, (frames, styles))
+    moved = A(W.expand(frames, -1, -1).flatten(0, 1), flat(z_dyn),
+              flat(c[:, None])).unflatten(0, (frames, styles))
     if anchored: moved = W + moved - moved[:1]
     moves = torch.arange(styles, device=W.device) >= 2 * first_level
     return torch.where(moves[:, None], moved, W)
@@ -246,17 +252,20 @@ def light_statistics(
     luma = 0.299 * r + 0.587 * g + 0.114 * b
     return {"brightness": luma.mean((1, 2)), "warmth": (r - b).mean((1, 2)), "contrast": luma.std((1, 2))}
 
-# %% ../nbs/11_lighting.ipynb #ec753889
+# %% ../nbs/11_lighting.ipynb #d0d2b364
 @torch.no_grad()
 def measured_meaning(
     G: Generator,           # the generator
     seeds=range(16),        # scenes
-) -> list[dict]:            # coordinate, statistic, effect (of -1 to +1), consistency (mean over standard deviation)
+) -> list[dict]:   # coordinate, statistic, effect (of -1 to +1), consistency (mean over standard deviation)
     "What each coordinate of z_dyn does to the pictures of many scenes."
     rows, latents = [], Latents.sample(G.config, seeds, device=next(G.parameters()).device)
+    def at(k, value):
+        z_dyn = latents.z_dyn.clone()
+        z_dyn[:, k] = value
+        return light_statistics(G(latents.replace(z_dyn=z_dyn)))
     for k in range(G.config.z_dyn_dim):
-        at = lambda value: light_statistics(G(latents.replace(z_dyn=latents.z_dyn.index_fill(1, torch.tensor([k]).to(latents.z_dyn.device), value))))
-        low, high = at(-1.0), at(1.0)
+        low, high = at(k, -1.0), at(k, 1.0)
         for name in low:
             change = high[name] - low[name]
             rows.append({"coordinate": k, "statistic": name, "effect": change.mean().item(),

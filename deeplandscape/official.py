@@ -6,9 +6,10 @@
 __all__ = ['STORAGES', 'MODULES', 'Inert', 'read_official', 'generator_from_official', 'discriminator_from_official',
            'encoder_from_official', 'approximator_from_official', 'import_official']
 
-# %% ../nbs/22_official.ipynb #a2099f0b
+# %% ../nbs/22_official.ipynb #5b9ae78d
 import io
 import json
+import math
 import pickle
 import re
 import sys
@@ -26,9 +27,11 @@ from .encoder import Encoder, EncoderConfig, save_encoder
 from .generator import Generator, GeneratorConfig, Latents, save_generator
 from .lighting import Approximator, LightingConfig, save_lighting
 
-# %% ../nbs/22_official.ipynb #e239761b
-STORAGES = {"FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
-            "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16, "CharStorage": torch.int8,
+# %% ../nbs/22_official.ipynb #0cb3b50d
+STORAGES = {"FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
+            "BFloat16Storage": torch.bfloat16,
+            "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16,
+            "CharStorage": torch.int8,
             "ByteStorage": torch.uint8, "BoolStorage": torch.bool}
 
 MODULES = {                               # classes of which only the attributes are read
@@ -50,7 +53,7 @@ class Inert:
 
     def __setstate__(self, state): self.attributes = state if isinstance(state, dict) else {}
 
-# %% ../nbs/22_official.ipynb #5528620d
+# %% ../nbs/22_official.ipynb #79e8cb70
 class Storages:
     "The storages of one file, made when the pickle first names them."
     def __init__(self, room, fill=None):
@@ -58,31 +61,36 @@ class Storages:
 
     def load(self, token):
         "What a persistent id of the pickle stands for."
-        if isinstance(token, tuple) and len(token) == 4 and token[0] == "module": return token[1]     # old files carry the source
+        # old files carry the source
+        if isinstance(token, tuple) and len(token) == 4 and token[0] == "module": return token[1]
         kind, dtype, key, _, numel, *view = token
-        if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str) or view not in ([], [None]):
-            raise InputError("The file names a kind of storage that the released files do not have; it is damaged or foreign.")
+        known = kind == "storage" and isinstance(dtype, torch.dtype) and isinstance(key, str)
+        if not known or view not in ([], [None]):
+            raise InputError("The file names a storage of an unknown kind; it is damaged or foreign.")
         if key not in self.known:
             size = int(numel) * dtype.itemsize
-            if not 0 <= size <= self.room: raise InputError(f"Storage {key} is larger than the file; it is damaged or truncated.")
+            if not 0 <= size <= self.room:
+                raise InputError(f"Storage {key} is larger than the file; it is damaged or truncated.")
             self.room -= size
             self.known[key] = torch.zeros(int(numel), dtype=dtype)
             if self.fill is not None: self.fill(key, self.known[key])
-        if self.known[key].dtype != dtype: raise InputError(f"Storage {key} has two types; the file is damaged.")
+        if self.known[key].dtype != dtype:
+            raise InputError(f"Storage {key} has two types; the file is damaged.")
         return self.known[key]
 
 def place(storage, offset, size, stride, *_):
     "A tensor on a storage: the checked counterpart of torch._utils._rebuild_tensor_v2."
     size, stride, offset = [int(n) for n in size], [int(n) for n in stride], int(offset)
     last = offset + sum((n - 1) * s for n, s in zip(size, stride))
-    count = int(torch.Size(size).numel())
-    if not isinstance(storage, Tensor) or len(size) != len(stride) or min([offset, *size, *stride]) < 0 or count > len(storage) or \
-       (count and last >= len(storage)):
+    count = math.prod(size)
+    sound = isinstance(storage, Tensor) and len(size) == len(stride) and min([offset, *size, *stride]) >= 0
+    if not sound or count > len(storage) or (count and last >= len(storage)):
         raise InputError("A tensor of the file does not fit its storage; the file is damaged.")
     return storage.as_strided(size, stride, offset)
 
-# %% ../nbs/22_official.ipynb #be9a3a31
-class Unpickler(pickle._Unpickler):                           # the one written in Python: its memory is bounded by the file's size
+# %% ../nbs/22_official.ipynb #3802d3ca
+# the one written in Python: its memory is bounded by the file's size
+class Unpickler(pickle._Unpickler):
     "Reads a pickle of torch.save; refuses every name that is not listed."
     def __init__(self, file, storages):
         super().__init__(file, encoding="utf-8")
@@ -95,13 +103,15 @@ class Unpickler(pickle._Unpickler):                           # the one written 
         self.names |= {("torch", name): dtype for name, dtype in STORAGES.items()}
         self.names |= {("torch.nn.parameter", "Parameter"): lambda data, *_: data}
         for module, names in MODULES.items():
-            for name in names.split(): self.names[module, name] = type(name, (Inert,), {"__slots__": (), "name": name})
+            for name in names.split():
+                self.names[module, name] = type(name, (Inert,), {"__slots__": (), "name": name})
 
     def find_class(self, module, name):
         if (module, name) in self.names: return self.names[module, name]
-        raise InputError(f"The file asks for {module}.{name}, which a released file never does; it was refused and nothing was run.")
+        raise InputError(f"The file asks for {module}.{name}, which a released file never does; it was "
+                         "refused and nothing of it was run.")
 
-# %% ../nbs/22_official.ipynb #33f3c8b1
+# %% ../nbs/22_official.ipynb #e42636c1
 def raw(tensor: Tensor, data: bytes, little: bool):
     "Puts the bytes of a file into a tensor of the same size."
     tensor.copy_(torch.frombuffer(bytearray(data), dtype=tensor.dtype)) if len(data) else None
@@ -114,33 +124,38 @@ def read_zip(path, size):
         if len(pickles) != 1: raise InputError(f"{path} is a zip archive, but not one that torch.save wrote.")
         folder = pickles[0][:-len("data.pkl")]
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise InputError(f"{path} is compressed, which torch.save never does; unpack the inner file first.")
-        order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in archive.namelist() else b"little"
+            raise InputError(f"{path} is compressed, which torch.save never does; unpack it first.")
+        order = f"{folder}byteorder"
+        little = order not in archive.namelist() or archive.read(order).strip() == b"little"
         def fill(key, tensor):
             data = archive.read(f"{folder}data/{key}") if re.fullmatch(r"\w+", key) else b""
-            if len(data) != tensor.nbytes: raise InputError(f"{path} is damaged: storage {key} has {len(data)} bytes instead of {tensor.nbytes}.")
-            raw(tensor, data, order.strip() == b"little")
+            if len(data) != tensor.nbytes:
+                raise InputError(f"{path} is damaged: storage {key} has not its {tensor.nbytes} bytes.")
+            raw(tensor, data, little)
         return Unpickler(io.BytesIO(archive.read(pickles[0])), Storages(size, fill)).load()
 
-# %% ../nbs/22_official.ipynb #d3e4a895
+# %% ../nbs/22_official.ipynb #b949329c
 def read_legacy(path, size):
     "The object in a file that torch.save wrote before version 1.6."
     with open(path, "rb") as file:
         storages = Storages(size)
         def load(): return Unpickler(file, storages).load()
-        if load() != 0x1950a86a20f9469cfc6c or load() != 1001: raise InputError(f"{path} is a pickle, but not one that torch.save wrote.")
+        if load() != 0x1950a86a20f9469cfc6c or load() != 1001:
+            raise InputError(f"{path} is a pickle, but not one that torch.save wrote.")
         little = load().get("little_endian", True)
         found, keys = load(), load()
-        if set(keys) != set(storages.known): raise InputError(f"{path} is damaged: its list of storages does not fit its tensors.")
+        if set(keys) != set(storages.known):
+            raise InputError(f"{path} is damaged: its list of storages does not fit its tensors.")
         for key in keys:
             tensor = storages.known[key]
             count = int.from_bytes(file.read(8), "little" if little else "big", signed=True)
             data = file.read(tensor.nbytes)
-            if count != len(tensor) or len(data) != tensor.nbytes: raise InputError(f"{path} is truncated; fetch it again.")
+            if count != len(tensor) or len(data) != tensor.nbytes:
+                raise InputError(f"{path} is truncated; fetch it again.")
             raw(tensor, data, little)
     return found
 
-# %% ../nbs/22_official.ipynb #71aaba2a
+# %% ../nbs/22_official.ipynb #870baa41
 def unpickled(path):
     "The object in a file of torch.save, old or new, made of tensors, numbers, containers and Inert objects."
     path = Path(path)
@@ -151,9 +166,10 @@ def unpickled(path):
     try: return (read_zip if first[:1] == b"P" else read_legacy)(path, path.stat().st_size)
     except InputError: raise
     except Exception as error:                      # a damaged pickle can fail in any way
-        raise InputError(f"{path} is damaged or truncated ({type(error).__name__}); fetch it again.") from None
+        reason = type(error).__name__
+        raise InputError(f"{path} is damaged or truncated ({reason}); fetch it again.") from None
 
-# %% ../nbs/22_official.ipynb #3ac583e4
+# %% ../nbs/22_official.ipynb #2445eacb
 def module_state(module: Inert, prefix="", depth=0) -> dict:
     "The state dict of a pickled module."
     if depth > 20 or not isinstance(module, Inert): raise InputError("The module in the file is damaged.")
@@ -170,10 +186,11 @@ SIGNS = {"g_running": "style.1.linear.weight_orig", "discriminator": "from_rgb.0
 
 def tidy(state) -> dict:
     "A state dict without the prefix that DataParallel adds."
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()): raise InputError("A network of the file is damaged.")
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise InputError("A network of the file is damaged.")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
-# %% ../nbs/22_official.ipynb #88e27d5e
+# %% ../nbs/22_official.ipynb #eb4b26fe
 def read_official(
     path,      # a released file: training checkpoint, encoder or lighting network
 ) -> dict:     # network name -> state dict of the released layout; numbers of a checkpoint under their names
@@ -187,11 +204,11 @@ def read_official(
     state = tidy(found)
     for network, sign in SIGNS.items():
         if sign in state: return {network: state}
-    raise InputError(f"{path} holds none of the released networks; give a training checkpoint, an encoder or a lighting network.")
+    raise InputError(f"{path} holds no released network: no checkpoint, encoder or lighting network.")
 
-# %% ../nbs/22_official.ipynb #df8e0530
+# %% ../nbs/22_official.ipynb #286f5d39
 def fused_up(weight: Tensor) -> Tensor:
-    "A fused up-sampling kernel (in, out, 3, 3) of the released layout as the weight of our UpConv2d (out, in, 3, 3)."
+    "A fused up-sampling kernel (in, out, 3, 3) of the released layout as the weight of our UpConv2d."
     return weight.transpose(0, 1).flip(2, 3) * 0.25
 
 def convert(state: dict, names: dict, what: str) -> dict:
@@ -199,7 +216,8 @@ def convert(state: dict, names: dict, what: str) -> dict:
     ours = {}
     for name, theirs in names.items():
         theirs, change = theirs if isinstance(theirs, tuple) else (theirs, lambda tensor: tensor)
-        if theirs not in state: raise InputError(f"The file has no {theirs}; it is no {what} of the released layout.")
+        if theirs not in state:
+            raise InputError(f"The file has no {theirs}; it is no {what} of the released layout.")
         ours[name] = change(state[theirs]).clone().contiguous()
         if ours[name].is_floating_point(): ours[name] = ours[name].float()
     return ours
@@ -208,10 +226,11 @@ def filled(network, ours: dict, what: str):
     "The network with these weights, in evaluation mode."
     try: network.load_state_dict(ours)
     except RuntimeError as error:
-        raise InputError(f"The {what} has other sizes than the released layout ({str(error).splitlines()[-1].strip()}).") from None
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"The {what} has other sizes than the released layout ({reason}).") from None
     return network.eval()
 
-# %% ../nbs/22_official.ipynb #a03f63c9
+# %% ../nbs/22_official.ipynb #f3bdff63
 def pair(ours: str, theirs: str, raw: str = "weight_orig") -> dict:
     "Weight and bias of one layer."
     return {f"{ours}.weight": f"{theirs}.{raw}", f"{ours}.bias": f"{theirs}.bias"}
@@ -224,16 +243,20 @@ def generator_names(state: dict, levels: int, static: bool, mapping: int) -> dic
         ours, theirs = f"blocks.{i}", f"generator.progression.{i}"
         fused = f"{theirs}.conv1.0.weight" in state
         if i == 0: names[f"{ours}.constant"] = f"{theirs}.conv1.input"
-        elif fused: names |= {f"{ours}.up.weight": (f"{theirs}.conv1.0.weight", fused_up), f"{ours}.up.bias": f"{theirs}.conv1.0.bias"}
+        elif fused:
+            names |= {f"{ours}.up.weight": (f"{theirs}.conv1.0.weight", fused_up),
+                      f"{ours}.up.bias": f"{theirs}.conv1.0.bias"}
         else: names |= pair(f"{ours}.up", f"{theirs}.conv1.1.conv")
-        names |= pair(f"{ours}.conv", f"{theirs}.conv2.conv") | pair(f"to_rgb.{i}", f"generator.to_rgb.{i}.conv")
+        names |= pair(f"{ours}.conv", f"{theirs}.conv2.conv")
+        names |= pair(f"to_rgb.{i}", f"generator.to_rgb.{i}.conv")
         for half in 0, 1:
             names |= pair(f"{ours}.adain.{half}.affine", f"{theirs}.adain{half + 1}.style.linear")
-            if static: names[f"{ours}.noise_st.{half}.weight"] = f"{theirs}.noise{half + 1}.weight_orig"
-            names[f"{ours}.noise_dyn.{half}.weight"] = f"{theirs}.noise{half + 1}{'2' if static else ''}.weight_orig"
+            noise = f"{theirs}.noise{half + 1}"            # and noise12, noise22 are the dynamic ones
+            if static: names[f"{ours}.noise_st.{half}.weight"] = f"{noise}.weight_orig"
+            names[f"{ours}.noise_dyn.{half}.weight"] = noise + ("2" if static else "") + ".weight_orig"
     return names
 
-# %% ../nbs/22_official.ipynb #4210f037
+# %% ../nbs/22_official.ipynb #b6f93f70
 def generator_from_official(
     state: dict,             # state dict of the released layout, or what `read_official` gives
     resolution: int = 256,   # side of the images: 256 or 512
@@ -243,14 +266,17 @@ def generator_from_official(
     if "g_running" in state: state = state["g_running"]
     first = "generator.progression.{}.conv2.conv.weight_orig"
     levels = [i for i in range(20) if first.format(i) in state]
-    if not levels or SIGNS["g_running"] not in state: raise InputError("These are no weights of a released generator.")
-    static, mapping = "generator.progression.0.noise12.weight_orig" in state, sum(bool(re.fullmatch(r"style\.\d+\.linear\.bias", n)) for n in state)
+    if not levels or SIGNS["g_running"] not in state:
+        raise InputError("These are no weights of a released generator.")
+    static = "generator.progression.0.noise12.weight_orig" in state
+    mapping = sum(bool(re.fullmatch(r"style\.\d+\.linear\.bias", name)) for name in state)
     w_dim, z_dim = state[SIGNS["g_running"]].shape
-    config = GeneratorConfig(resolution, z_dim, min(z_dyn_dim, z_dim), w_dim, tuple(len(state[first.format(i)]) for i in levels), mapping, static)
+    config = GeneratorConfig(resolution, z_dim, min(z_dyn_dim, z_dim), w_dim,
+                             tuple(len(state[first.format(i)]) for i in levels), mapping, static)
     ours = convert(state, generator_names(state, config.levels, static, mapping), "generator")
     return filled(Generator(config), ours, "generator")
 
-# %% ../nbs/22_official.ipynb #0c36776a
+# %% ../nbs/22_official.ipynb #32051caf
 def discriminator_from_official(
     state: dict,             # state dict of the released layout, or what `read_official` gives
     resolution: int = 256,   # side of the images: 256 or 512
@@ -259,23 +285,29 @@ def discriminator_from_official(
     "D_st or D_dyn with released weights."
     if "discriminator" in state: state = state["n_frames_discriminator" if frames == 2 else "discriminator"]
     total = sum(bool(re.fullmatch(r"from_rgb\.\d+\.conv\.bias", name)) for name in state)
-    if not total or f"progression.{total - 1}.conv2.0.conv.bias" not in state: raise InputError("These are no weights of a released discriminator.")
+    if not total or f"progression.{total - 1}.conv2.0.conv.bias" not in state:
+        raise InputError("These are no weights of a released discriminator.")
     channels = tuple(len(state[f"from_rgb.{total - 1 - i}.conv.bias"]) * frames for i in range(total))
     expected = state[f"progression.{total - 1}.conv1.0.conv.weight_orig"].shape[1] - 1
-    if channels[0] != expected: raise InputError(f"These weights judge {frames * expected // channels[0]} images together, not {frames}; pass that as `frames`.")
+    if channels[0] != expected:
+        judged = frames * expected // channels[0]
+        raise InputError(f"These weights judge {judged} images together, not {frames}; pass frames={judged}.")
     config, last = GeneratorConfig(resolution, channels=channels), f"progression.{total - 1}"
-    names = pair("score.conv", f"{last}.conv1.0.conv") | pair("score.full", f"{last}.conv2.0.conv") | pair("score.linear", "linear.linear")
+    names = pair("score.conv", f"{last}.conv1.0.conv") | pair("score.full", f"{last}.conv2.0.conv")
+    names |= pair("score.linear", "linear.linear")
     for i in range(config.levels):
         theirs = f"progression.{total - 1 - i}"
         names |= pair(f"from_rgb.{i}", f"from_rgb.{total - 1 - i}.conv")
         if i == 0: continue
         fused = f"{theirs}.conv2.1.weight" in state
         names |= pair(f"blocks.{i - 1}.conv", f"{theirs}.conv1.0.conv")
-        names |= pair(f"blocks.{i - 1}.down", f"{theirs}.conv2.1" + ("" if fused else ".conv"), "weight" if fused else "weight_orig")
+        names |= pair(f"blocks.{i - 1}.down", f"{theirs}.conv2.1" + ("" if fused else ".conv"),
+                      "weight" if fused else "weight_orig")
     return filled(Discriminator(config, frames), convert(state, names, "discriminator"), "discriminator")
 
-# %% ../nbs/22_official.ipynb #0677876e
-DEPTHS = {(2, 2, 2, 2, 2): "resnet18", (3, 4, 6, 3, 2): "resnet34", (3, 4, 6, 3, 3): "resnet50", (3, 4, 23, 3, 3): "resnet101",
+# %% ../nbs/22_official.ipynb #5f697017
+DEPTHS = {(2, 2, 2, 2, 2): "resnet18", (3, 4, 6, 3, 2): "resnet34", (3, 4, 6, 3, 3): "resnet50",
+          (3, 4, 23, 3, 3): "resnet101",
           (3, 8, 36, 3, 3): "resnet152"}     # blocks in each stage, convolutions in a block
 
 def state_of(source, network: str) -> dict:
@@ -285,24 +317,26 @@ def state_of(source, network: str) -> dict:
     if SIGNS[network] not in source: raise InputError(f"These are no weights of a released {network}.")
     return source
 
-# %% ../nbs/22_official.ipynb #1c3aea20
+# %% ../nbs/22_official.ipynb #52e7fd5b
 def encoder_from_official(
-    state,              # state dict of the released layout, a module that has one, or what `read_official` gives
+    state,   # state dict of the released layout, a module that has one, or what `read_official` gives
     w_dim: int = 512,   # size of a style vector
 ) -> Encoder:           # in evaluation mode
     "E with released weights."
     state = state_of(state, "encoder")
-    stages = [{name.split(".")[2] for name in state if name.startswith(f"backbone.layer{k}.")} for k in (1, 2, 3, 4)]
-    depth = (*map(len, stages), sum(f"backbone.layer1.0.conv{k}.weight" in state for k in (1, 2, 3)))
-    if depth not in DEPTHS: raise InputError(f"No ResNet has stages of {depth[:4]} blocks; these are no weights of a released encoder.")
+    blocks = lambda k: len({name.split(".")[2] for name in state if name.startswith(f"backbone.layer{k}.")})
+    depth = (*map(blocks, (1, 2, 3, 4)), sum(f"backbone.layer1.0.conv{k}.weight" in state for k in (1, 2, 3)))
+    if depth not in DEPTHS:
+        raise InputError(f"No ResNet has stages of {depth[:4]} blocks; this is no released encoder.")
     head = state["backbone.fc.3.bias"]
-    config = EncoderConfig(DEPTHS[depth], len(head) // w_dim, w_dim, len(state["backbone.fc.0.bias"]), "layernorm")
+    config = EncoderConfig(DEPTHS[depth], len(head) // w_dim, w_dim, len(state["backbone.fc.0.bias"]),
+                           "layernorm")
     names = {name.replace("backbone.fc.", "fc."): name for name in state if name.startswith("backbone.")}
     return filled(Encoder(config), convert(state, names, "encoder"), "encoder")
 
-# %% ../nbs/22_official.ipynb #b4f9ee52
+# %% ../nbs/22_official.ipynb #2a5d5bd6
 def approximator_from_official(
-    state,              # state dict of the released layout, a module that has one, or what `read_official` gives
+    state,   # state dict of the released layout, a module that has one, or what `read_official` gives
 ) -> Approximator:      # in evaluation mode
     "A with released weights."
     state = state_of(state, "approximator")
@@ -311,9 +345,10 @@ def approximator_from_official(
     names = pair("out", "out", "weight")
     for k in range(depth):
         for layer in 0, 3: names |= pair(f"blocks.{k}.body.{layer}", f"impl.{k}.impl.{layer}", "weight")
-    return filled(Approximator(LightingConfig(w_dim, width - w_dim - 1, depth)), convert(state, names, "lighting network"), "lighting network")
+    return filled(Approximator(LightingConfig(w_dim, width - w_dim - 1, depth)),
+                  convert(state, names, "lighting network"), "lighting network")
 
-# %% ../nbs/22_official.ipynb #bc4c13ca
+# %% ../nbs/22_official.ipynb #21dd3df1
 def save_network(path, network, about):
     "Write one network with the function of its kind; a discriminator has none of its own."
     if isinstance(network, Discriminator):
@@ -324,15 +359,16 @@ def save_network(path, network, about):
 
 def networks_in(found: dict, resolution: int, w_dim: int) -> dict:
     "File name -> network, for what `read_official` found."
+    judge = lambda key, frames: lambda: discriminator_from_official(found[key], resolution, frames)
     makers = {"g_running": ("generator", lambda: generator_from_official(found, resolution)),
-              "discriminator": ("discriminator", lambda: discriminator_from_official(found["discriminator"], resolution)),
-              "n_frames_discriminator": ("pair_discriminator", lambda: discriminator_from_official(found["n_frames_discriminator"], resolution, 2)),
+              "discriminator": ("discriminator", judge("discriminator", 1)),
+              "n_frames_discriminator": ("pair_discriminator", judge("n_frames_discriminator", 2)),
               "encoder": ("encoder", lambda: encoder_from_official(found, w_dim)),
               "approximator": ("lighting", lambda: approximator_from_official(found))}
     if "g_running" not in found and "generator" in found: found = {**found, "g_running": found["generator"]}
     return {name: make() for key, (name, make) in makers.items() if key in found}
 
-# %% ../nbs/22_official.ipynb #d341ce01
+# %% ../nbs/22_official.ipynb #b9304105
 def import_official(
     file,                            # a released file
     out_folder,                      # where the safetensors and JSON files go
@@ -342,14 +378,21 @@ def import_official(
     "Turn a released file into safetensors + JSON."
     found, out = read_official(file), Path(out_folder)
     says = found.get("resolution") or (4 * 2 ** found["step"] if isinstance(found.get("step"), int) else 256)
-    about = {"source": Path(file).name, "source_sha256": file_sha256(file), "licence": "the authors' (their repository: MIT, Copyright (c) 2020 Samsung)"}
-    if isinstance(found.get("iteration"), int): about["iterations"] = found["iteration"] + 1           # theirs counts from zero
+    about = {"source": Path(file).name, "source_sha256": file_sha256(file),
+             "licence": "the authors' (their repository: MIT, Copyright (c) 2020 Samsung)"}
+    # theirs counts from zero
+    if isinstance(found.get("iteration"), int): about["iterations"] = found["iteration"] + 1
     done = []
     for name, network in networks_in(found, int(resolution or says), w_dim).items():
         path, card = out / f"{name}.safetensors", {**about, "kind": name, "config": asdict(network.config)}
         save_network(path, network, about)
-        with atomic(path.with_suffix(".json")) as partial: Path(partial).write_text(json.dumps(card, indent=1))
+        with atomic(path.with_suffix(".json")) as partial:
+            Path(partial).write_text(json.dumps(card, indent=1))
         done.append(f"Wrote {path}: {sum(p.numel() for p in network.parameters()):,} weights.")
-    if "alpha" in found: done.append(f"Ignored alpha = {found['alpha']} in the file and used 1: the released program does not keep that number up to date.")
-    if "generator" in found and "g_running" in found: done.append("Took the running average g_running as the generator; left out the weights it averages and the optimisers.")
+    if "alpha" in found:
+        done.append(f"Ignored alpha = {found['alpha']} in the file and used 1: the released program "
+                    "does not keep that number up to date.")
+    if "generator" in found and "g_running" in found:
+        done.append("Took the running average g_running as the generator; left out the weights it averages "
+                    "and the optimisers.")
     return done
