@@ -35,8 +35,9 @@ notebooks: $(READY)  ## run the library notebooks
 smoke: $(READY)  ## the whole graph at its smallest size
 	$(MAKE) reproduce PROFILE=smoke
 
+# The setting lets uploads of up to 100 MB through.
 explore: $(READY)  ## open the explorers in JupyterLab
-	$(BIN)/jupyter lab nbs/apps --ServerApp.tornado_settings='{"websocket_max_message_size": 104857600}'  # photos up to 100 MB
+	$(BIN)/jupyter lab nbs/apps --ServerApp.tornado_settings='{"websocket_max_message_size": 104857600}'
 
 readme: $(READY)  ## README.md from nbs/index.ipynb
 	DEEPLANDSCAPE_PROGRESS=0 $(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute nbs/index.ipynb --stdout \
