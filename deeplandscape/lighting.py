@@ -184,7 +184,7 @@ def clamped_spline(
     spline = make_interp_spline(np.asarray(times), points.double().cpu().numpy(), k=3, bc_type="clamped")
     return torch.from_numpy(spline(np.asarray(at))).to(points)
 
-# %% ../nbs/11_lighting.ipynb #be2186bc
+# %% ../nbs/11_lighting.ipynb #2e47d804
 @torch.no_grad()
 def light_path(
     A: Approximator,             # the network
@@ -199,7 +199,7 @@ def light_path(
     flat = lambda x: x.to(W)[:, None].expand(-1, styles, -1).flatten(0, 1)
     moved = A(W.expand(frames, -1, -1).flatten(0, 1), flat(z_dyn),
               flat(c[:, None])).unflatten(0, (frames, styles))
-    if anchored: moved = W + moved - moved[:1]
+    if anchored: moved = W + (moved - moved[:1])
     moves = torch.arange(styles, device=W.device) >= 2 * first_level
     return torch.where(moves[:, None], moved, W)
 
