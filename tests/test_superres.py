@@ -1,0 +1,172 @@
+"""Super-resolution: the guided filter against a direct solve, the network against a written-out one, the blend's parts, exact resuming."""
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
+from torch.testing import assert_close
+
+from deeplandscape.core import InputError
+from deeplandscape.metrics import masked_ssim
+from deeplandscape.scenes import render_clip, scene_seeds
+from deeplandscape.superres import (Blend, GuidedFilter, RRDBNet, SuperresConfig, bicubic, blend, box_mean, from_esrgan, guided_filter,
+                                    guided_upsample, load_superres, reduce, save_superres, scene_source, stored_pairs, train_superres, training_pairs)
+
+
+def noise(*shape, seed=0): return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def solve_directly(guide, source, radius, eps):
+    "Ridge regression in each window by least squares on an augmented system, then the mean of the lines that cover a pixel."
+    c, h, w = guide.shape
+    I, p = guide.double().numpy(), source.double().numpy()
+    a, b, q = np.zeros((h, w, c)), np.zeros((h, w)), np.zeros((h, w))
+    windows = {(y, x): np.s_[max(0, y - radius):y + radius + 1, max(0, x - radius):x + radius + 1] for y in range(h) for x in range(w)}
+    for (y, x), (rows, columns) in windows.items():
+        inside = I[:, rows, columns].reshape(c, -1).T
+        n = len(inside)
+        system = np.vstack([np.hstack([inside, np.ones((n, 1))]), np.hstack([np.sqrt(n * eps) * np.eye(c), np.zeros((c, 1))])])
+        found = np.linalg.lstsq(system, np.concatenate([p[rows, columns].ravel(), np.zeros(c)]), rcond=None)[0]
+        a[y, x], b[y, x] = found[:c], found[c]
+    for (y, x), window in windows.items(): q[y, x] = a[window].reshape(-1, c).mean(0) @ I[:, y, x] + b[window].mean()
+    return torch.from_numpy(q)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("radius, eps", [(1, 1e-2), (2, 1e-3), (3, 1e-1), (20, 1e-2)])
+def test_guided_filter_is_the_least_squares_solution(channels, radius, eps):
+    guide, source = noise(1, channels, 9, 12, seed=1), noise(1, 2, 9, 12, seed=2)
+    found = guided_filter(guide, source, radius, eps)
+    for k in range(2): assert_close(found[0, k].double(), solve_directly(guide[0], source[0, k], radius, eps), rtol=1e-3, atol=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(4, 17), st.integers(4, 17), st.integers(1, 25), st.floats(-1, 1), st.integers(0, 99))
+def test_constants_stay_and_guides_explain_themselves(h, w, radius, level, seed):
+    guide = noise(1, 3, h, w, seed=seed)
+    assert_close(guided_filter(guide, torch.full((1, 1, h, w), level), radius, 1e-3), torch.full((1, 1, h, w), level), rtol=1e-4, atol=1e-4)
+    line = 0.7 * guide[:, :1] - 0.2 * guide[:, 2:] + 0.1
+    assert (guided_filter(guide, line, max(2, radius), 1e-6) - line).abs().max() < 5e-3
+
+
+def test_guided_filter_is_linear_in_the_source_and_items_are_apart():
+    guide, p, q = noise(1, 3, 16, 16, seed=3), noise(1, 3, 16, 16, seed=4), noise(1, 3, 16, 16, seed=5)
+    filtered = GuidedFilter(guide, 4)
+    assert_close(filtered(0.3 * p + 2 * q), 0.3 * filtered(p) + 2 * filtered(q), rtol=1e-3, atol=1e-4)
+    assert_close(filtered(torch.cat([p, q])), torch.cat([filtered(p), filtered(q)]))
+
+
+def test_a_flat_guide_gives_means_of_means():
+    source = noise(1, 2, 12, 10)
+    assert_close(guided_filter(torch.zeros(1, 3, 12, 10), source, 2), box_mean(box_mean(source, 2), 2), rtol=1e-4, atol=1e-5)
+
+
+def test_box_mean_counts_what_is_there():
+    assert_close(box_mean(torch.ones(1, 1, 5, 300), 40), torch.ones(1, 1, 5, 300))
+    x = noise(1, 1, 30, 30)
+    assert_close(box_mean(x, 3), F.avg_pool2d(x, 7, 1, 3, count_include_pad=False), rtol=1e-4, atol=1e-6)
+
+
+def test_fitting_at_the_small_size_recovers_a_change_of_light():
+    photo = noise(1, 3, 32, 32) * 0.5
+    small = reduce(photo, (8, 8))
+    light = lambda x: 0.6 * x - 0.2
+    assert (guided_upsample(photo, small, light(small), 2, 1e-6) - light(photo)).abs().max() < 1e-2
+
+
+def written_out(state, blocks, x):
+    "ESRGAN's generator by its formulas."
+    c = lambda name, v: F.conv2d(v, state[f"{name}.weight"], state[f"{name}.bias"], padding=1)
+    lrelu = lambda v: torch.where(v > 0, v, 0.2 * v)
+    first = trunk = c("conv_first", (x + 1) / 2)
+    for i in range(blocks):
+        start = trunk
+        for j in (1, 2, 3):
+            name, seen = f"RRDB_trunk.{i}.RDB{j}.conv", trunk
+            for k in (1, 2, 3, 4): seen = torch.cat([seen, lrelu(c(f"{name}{k}", seen))], 1)
+            trunk = trunk + 0.2 * c(f"{name}5", seen)
+        trunk = start + 0.2 * trunk
+    v = first + c("trunk_conv", trunk)
+    for name in ("upconv1", "upconv2"): v = lrelu(c(name, v.repeat_interleave(2, -1).repeat_interleave(2, -2)))
+    return 2 * c("conv_last", lrelu(c("HRconv", v))) - 1
+
+
+def random_net(config=SuperresConfig(8, 2, 4), seed=0):
+    torch.manual_seed(seed)
+    net = RRDBNet(config).eval()
+    for p in net.parameters(): p.data = torch.randn(p.shape) * 0.1
+    return net
+
+
+def test_network_equals_its_formulas():
+    net, x = random_net(), noise(2, 3, 7, 5)
+    with torch.no_grad(): assert_close(net(x), written_out(net.state_dict(), 2, x), rtol=1e-4, atol=1e-4)
+
+
+def test_saving_and_foreign_files(tmp_path):
+    net = random_net()
+    save_superres(tmp_path / "sr.safetensors", net)
+    assert torch.equal(load_superres(tmp_path / "sr.safetensors")(noise(1, 3, 6, 6)), net(noise(1, 3, 6, 6)))
+    assert torch.equal(from_esrgan(net.state_dict())(noise(1, 3, 6, 6)), net(noise(1, 3, 6, 6)))
+    with pytest.raises(InputError): from_esrgan({"some.weight": torch.zeros(3)})
+    (tmp_path / "foreign.safetensors").write_bytes(b"no weights at all")
+    with pytest.raises(InputError): load_superres(tmp_path / "foreign.safetensors")
+
+
+@pytest.fixture(scope="module")
+def evening():
+    clip = render_clip(int(scene_seeds("test", 0)[0]), frames=2, height=128, light_from=15.0, light_to=18.5)
+    return clip.images[0], clip.static[0], reduce(clip.images, (32, 32)).clamp(-1, 1), clip.images
+
+
+@pytest.mark.parametrize("fit", ["large", "small"])
+def test_blend_brings_detail_and_keeps_the_light(evening, fit):
+    photo, static, frames, truth = evening
+    out = blend(frames, photo, static, fit=fit, chunk=1)
+    enlarged = bicubic(frames).clamp(-1, 1)
+    score = lambda x: masked_ssim(x[1:], truth[1:], static[None]).item()
+    assert score(out) > score(enlarged) + 0.05
+    moving = (Blend(photo, static).static == 0).expand_as(out)
+    assert torch.equal(out[moving], enlarged[moving])
+    error = lambda x: ((x - truth[1]).abs() * static).sum()
+    assert error(out[1]) < error(enlarged[1]) and error(out[1]) < error(photo)
+
+
+def test_the_first_frame_is_the_photo_where_the_animation_is_wrong(evening):
+    photo, static, frames, _ = evening
+    wrong = bicubic(reduce(frames, (16, 16)), (32, 32)).clamp(-1, 1)
+    inside = Blend(photo, static).static == 1
+    first = lambda **o: ((blend(wrong[:1], photo, static, **o) - photo).abs() * inside).sum()
+    assert first(fit="small", reference=wrong[0]) < 0.3 * first(fit="small")
+
+
+def test_sizes_need_not_be_multiples(evening):
+    photo, static, frames, _ = evening
+    for size in ((100, 128), (128, 97), (150, 150)):
+        large = bicubic(photo[None], size)[0]
+        assert blend(frames, large, static).shape == (2, 3, *size)
+    with pytest.raises(InputError): Blend(photo, static, fit="medium")
+
+
+def test_pairs_depend_on_seed_split_and_step_only(tmp_path):
+    draw = training_pairs(scene_source(40), 2, 32, seed=7)
+    for split in ("train", "val"):
+        a, b = draw(split, 3), training_pairs(scene_source(40), 2, 32, seed=7)(split, 3)
+        assert all(torch.equal(x, y) for x, y in zip(a, b)) and a[0].shape == (2, 3, 8, 8)
+        kept = stored_pairs(draw, tmp_path, 4)
+        assert all(torch.equal(x, y) for x, y in zip(a, kept(split, 7)))
+    with pytest.raises(InputError): training_pairs(scene_source(40), 1, 30)
+
+
+def test_resumed_training_equals_uninterrupted(tmp_path):
+    draw = training_pairs(lambda batch, g, split: torch.rand(batch, 3, 16, 16, generator=g) * 2 - 1, 1, 16)
+    options = dict(config=SuperresConfig(4, 1, 2, residual=True), steps=6, validate_every=2, learning_rate=1e-3, progress=False)
+    whole = train_superres(draw, **options)
+
+    def stopping(split, step):
+        if (split, step) == ("train", 3): raise KeyboardInterrupt
+        return draw(split, step)
+    with pytest.raises(KeyboardInterrupt): train_superres(stopping, path=tmp_path / "sr.safetensors", **options)
+    resumed = train_superres(draw, path=tmp_path / "sr.safetensors", resume=True, **options)
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))
+    with pytest.raises(InputError): train_superres(draw, path=tmp_path / "sr.safetensors", resume=True, about={"pairs": 2}, **options)
