@@ -1,0 +1,161 @@
+"""A photograph in, a video out, with a tiny untrained model: sizes, regions, what must not move, and mistakes."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deeplandscape.animation import Composer, animate, animate_maps
+from deeplandscape.core import InputError, read_video
+from deeplandscape.generator import Generator, GeneratorConfig
+from deeplandscape.motion import CLOCK, Homography
+
+TINY = GeneratorConfig(resolution=16, z_dim=12, w_dim=16, channels=(12, 12, 8))
+
+
+class Pixels:
+    "A perceptual loss that compares pixels."
+    def features(self, x): return x
+    def distance(self, a, b): return (a - b).abs().flatten(1).mean(1)
+
+
+def bands(sky, water):
+    "A segmentation that finds sky above and water below the given heights (shares of the picture)."
+    def segment(images):
+        h = images.shape[-2]
+        y = ((torch.arange(h) + 0.5) / h).view(1, 1, h, 1).expand(len(images), 1, -1, images.shape[-1])
+        is_sky, is_water = (y < sky).float(), (y > water).float()
+        return torch.cat([1 - is_sky - is_water, is_sky, is_water], 1)
+    return segment
+
+
+def models(sky=0.4, water=0.7):
+    torch.manual_seed(0)
+    G = Generator(TINY)
+    with torch.no_grad():
+        for name, p in G.named_parameters():
+            if "noise" in name: p.fill_(0.2)
+    encoder = lambda x: torch.zeros(len(x), 2 * TINY.levels, TINY.w_dim)
+    return {"G": G, "E": encoder, "segment": bands(sky, water), "perceptual": Pixels()}
+
+
+def picture(height=60, width=90):
+    g = torch.Generator().manual_seed(3)
+    x = torch.nn.functional.interpolate(torch.randn(1, 3, 6, 8, generator=g), size=(height, width), mode="bicubic")[0]
+    return (x / x.abs().amax()).clamp(-1, 1)
+
+
+def quick(photo, **changes):
+    options = dict(direction="3h", seconds=0.2, fps=20, speed=4, iterations=3, size=64, models=models()) | changes
+    return animate(photo, **options)
+
+
+@pytest.mark.parametrize("height, width, expected", [(60, 90, (42, 64)), (90, 60, (64, 42)), (61, 47, (60, 48)), (200, 40, (64, 16)), (33, 330, (16, 64))])
+def test_aspect_and_even_sides(height, width, expected):
+    video = quick(picture(height, width))
+    assert video.frames.shape == (4, 3, *expected) and video.frames.dtype == torch.uint8
+    assert video.masks.shape == (3, *expected) and video.model_frames.shape == (4, 3, 16, 16)
+
+
+def test_first_frame_is_the_photo_and_land_stands_still():
+    photo = picture()
+    video = quick(photo, size=512, seconds=1)
+    first = video.frames[0].float() / 127.5 - 1
+    assert (first - photo).abs().max() < 0.02
+    change = (video.frames[-1].float() - video.frames[0].float()).abs().mean(0)
+    land, moving = video.masks[0] > 0.99, video.masks[0] < 0.01
+    assert change[moving].mean() > 2 and change[land].mean() < 0.5 * change[moving].mean()
+    assert video.report["SSIM photo and first frame"] > 0.99 and video.report["SSIM static, first and last"] > 0.9
+
+
+def test_content_moves_where_it_is_told():
+    "Sky texture is carried to the right by 3h and to the left by 9h."
+    g = torch.Generator().manual_seed(1)
+    photo = torch.nn.functional.interpolate(torch.randn(1, 3, 32, 48, generator=g), size=(64, 96), mode="bicubic")[0].clamp(-2, 2) / 8
+    m, offsets = models(sky=1.1, water=2), {}
+    for hour in ("3h", "9h"):
+        frames = animate(photo, hour, seconds=0.5, fps=10, speed=2, iterations=1, size=96, models=m).frames.float().mean(1)
+        a, b = (f[:16] - f[:16].mean() for f in (frames[0], frames[-1]))
+        match = {k: (a[:, 16:-16] * b[:, 16 + k:80 + k]).mean() for k in range(-12, 13)}
+        offsets[hour] = max(match, key=match.get)
+    assert offsets["3h"] > 2 and offsets["9h"] < -2
+
+
+def test_mp4_and_gif(tmp_path):
+    video = quick(picture(61, 47))
+    for kind in ("mp4", "gif"):
+        frames, fps = read_video(video.save(tmp_path / f"x.{kind}"))
+        assert frames.shape == video.frames.shape and abs(fps - 20) < 0.5
+    assert "SSIM" in str(video) and "3h" in str(video)
+
+
+def test_same_seed_same_bits_and_seed_chooses_the_direction():
+    a, b = (quick(picture(), direction=None, seed=4) for _ in range(2))
+    assert torch.equal(a.frames, b.frames) and a.report["direction, speed"] == b.report["direction, speed"]
+    assert len({quick(picture(), direction=None, seed=s, iterations=1).report["direction, speed"] for s in range(5)}) > 1
+
+
+def test_all_sky_all_water_and_neither():
+    for sky, water, horizon in ((1.1, 2, 1.0), (-1, 0.5, 0.5), (-1, -1, 0.0)):
+        video = quick(picture(), models=models(sky, water))
+        assert abs(video.report["horizon (0 top, 1 bottom)"] - horizon) < 0.05
+        assert not torch.equal(video.frames[0], video.frames[-1])
+    video = quick(picture(), models=models(-1, 2))
+    assert "nothing moves" in video.report["note"] and video.inversion is None
+    assert len(video.frames) == 4 and (video.frames == video.frames[:1]).all()
+
+
+def test_mask_by_hand(tmp_path):
+    mask = torch.zeros(1, 30, 30)
+    mask[:, :, 15:] = 1
+    Image.fromarray((mask[0].numpy() * 255).astype(np.uint8)).save(tmp_path / "mask.png")
+    for given in (mask, tmp_path / "mask.png"):
+        video = quick(picture(), mask=given, models=models(0.5, 0.5))
+        change = (video.frames[-1].float() - video.frames[0].float()).abs().mean((0, 1))
+        assert change[40:].mean() > 4 * change[:24].mean()
+
+
+def test_loop_closes():
+    video = quick(picture(), seconds=1, loop=True, models=models(0.6, 0.8))
+    frames = video.frames.float()
+    steps = frames.diff(dim=0).square().mean((1, 2, 3)).sqrt()
+    assert (frames[0] - frames[-1]).square().mean().sqrt() < 2 * steps.median() + 0.5
+
+
+def test_maps_outside_the_mask_never_change():
+    S = [torch.randn(1, 1, s, s) for s in (4, 8, 16)]
+    moving = torch.zeros(1, 1, 16, 16)
+    moving[..., :8, :] = 1
+    maps = animate_maps(S, moving, Homography.clock("12h"), torch.tensor([0.0, 1.0, 50.0]))
+    for m, s in zip(maps, S):
+        half = s.shape[-1] // 2
+        assert torch.equal(m[0], s[0]) and torch.equal(m[:, :, half:], s[:, :, half:].expand(3, -1, -1, -1))
+        assert not torch.equal(m[2, :, :half], s[0, :, :half])
+        assert abs(m[2, :, :half].std() / s[:, :, :half].std() - 1) < 0.6
+
+
+def test_composition_keeps_the_photo_when_the_model_stands_still():
+    photo, first = picture()[None].clamp(-0.9, 0.9), torch.zeros(1, 3, 16, 16)
+    masks = bands(0.4, 0.7)(photo)
+    still = Composer(photo, first, masks, Homography())(first.expand(3, -1, -1, -1), torch.tensor([0.0, 5.0, 90.0]))
+    torch.testing.assert_close(still, photo.expand(3, -1, -1, -1), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(direction="up"), list(CLOCK)), (dict(variant="EOFIS"), ["EOIFS"]), (dict(seconds=0), ["possible"]), (dict(fps=-3), ["possible"]),
+    (dict(speed=float("nan")), ["speed"]), (dict(size=8), ["32"]), (dict(mask=torch.zeros(30, 30)), ["mask"])])
+def test_mistakes_are_named(changes, words):
+    with pytest.raises(InputError) as error: quick(picture(), **changes)
+    assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize("photo", [torch.zeros(3, 3, 3), torch.zeros(1, 50, 50), "absent.jpg"])
+def test_bad_photos(photo):
+    with pytest.raises(InputError): quick(photo)
+
+
+def test_unwritable_output_leaves_nothing(tmp_path):
+    video = quick(picture())
+    (tmp_path / "file").write_text("not a folder")
+    for path in (tmp_path / "file" / "x.mp4", tmp_path / "x.avi"):
+        with pytest.raises(InputError): video.save(path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
