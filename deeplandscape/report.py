@@ -8,7 +8,7 @@ __all__ = ['PALETTE', 'KEYS', 'project_folder', 'use_style', 'code_version', 'gi
            'mosaic', 'example_photos', 'output_shapes', 'draw_architecture', 'gallery', 'summary', 'check_parameters',
            'Plan', 'read_profile', 'plan', 'write_parameters', 'reproduce']
 
-# %% ../nbs/20_report.ipynb #30c5b920
+# %% ../nbs/20_report.ipynb #e0adda28
 import difflib
 import functools
 import hashlib
@@ -25,37 +25,40 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 import torch
+import torch.nn.functional as F
 import yaml
 from matplotlib.figure import Figure
 from . import __version__
 from sklearn.datasets import load_sample_image
-from .core import (InputError, atomic, file_sha256, from_uint8, read_photo, save_image, to_uint8, weights_path,
-                                write_video)
+from .core import (InputError, atomic, file_sha256, from_uint8, read_photo, save_image, to_uint8,
+                                weights_path, write_video)
 from .data import find_photos
 from .discriminators import Discriminator
 from .generator import Generator, GeneratorConfig, Latents
 from .scenes import render, scene_seeds
 
-# %% ../nbs/20_report.ipynb #8a4ce891
+# %% ../nbs/20_report.ipynb #62f816e5
 def project_folder() -> Path:  # the folder that holds nbs/, figures/ and runs/
     "The project that this package was installed from (`pip install -e .`)."
     folder = Path(__file__).resolve().parents[1] if "__file__" in globals() else Path.cwd().resolve().parent
     if not (folder / "figures" / "published").is_dir():
-        raise InputError(f"{folder} holds no figures/published: install from a clone of the project with `pip install -e .`")
+        raise InputError(f"{folder} holds no figures/published: install from a clone with `pip install -e .`")
     return folder
 
-# %% ../nbs/20_report.ipynb #2901fc5c
+# %% ../nbs/20_report.ipynb #539a929c
 PALETTE = sns.color_palette("colorblind")  # ten colours, told apart with every kind of colour vision
 
 
 def use_style() -> None:
     "Sets the one look of all figures: colour-blind palette, light grid, readable in print."
     sns.set_theme(context="paper", style="whitegrid", palette=PALETTE, font_scale=1.1)
-    plt.rcParams.update({"figure.dpi": 90, "savefig.dpi": 110, "savefig.bbox": "tight", "axes.spines.top": False,
+    plt.rcParams.update({"figure.dpi": 90, "savefig.dpi": 110, "savefig.bbox": "tight",
+                         "axes.spines.top": False,
                          "axes.spines.right": False, "grid.color": "0.9", "axes.titlelocation": "left",
-                         "legend.frameon": False, "image.interpolation": "nearest", "figure.max_open_warning": 0})
+                         "legend.frameon": False, "image.interpolation": "nearest",
+                         "figure.max_open_warning": 0})
 
-# %% ../nbs/20_report.ipynb #81498a2d
+# %% ../nbs/20_report.ipynb #fbfd9f72
 @functools.cache
 def code_version() -> dict:  # version of the package, SHA-256 over its modules
     "Names the code that computes a result."
@@ -67,12 +70,13 @@ def code_version() -> dict:  # version of the package, SHA-256 over its modules
 def git_commit() -> str | None:  # commit hash, None outside a repository
     "The commit of the project's folder, when there is one."
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project_folder(), capture_output=True, text=True, timeout=10)
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project_folder(), capture_output=True,
+                               text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() if found.returncode == 0 else None
 
-# %% ../nbs/20_report.ipynb #17dfaa4c
+# %% ../nbs/20_report.ipynb #c1aece7c
 def write_gif(
     frames: torch.Tensor,       # (T, 3, H, W) in [-1, 1]
     path: Path,                 # ends in .gif
@@ -84,21 +88,24 @@ def write_gif(
         write_video(frames[::step], path, fps=fps / step)
         if Path(path).stat().st_size <= most_bytes:
             return step
-    raise InputError(f"one frame of {tuple(frames.shape[-2:])} pixels is more than {most_bytes} bytes as a GIF: make it smaller")
+    raise InputError(f"one frame of {tuple(frames.shape[-2:])} pixels exceeds {most_bytes} bytes: make it smaller")
 
-# %% ../nbs/20_report.ipynb #210258b7
+# %% ../nbs/20_report.ipynb #e0ef4e1b
 def provenance(name, profile, values, parameters, weights, seed, started) -> dict:
     "What a result's JSON says: what was computed, from what; and apart from that when, where and how long."
     seconds = None if started is None else round(time.time() - started, 1)
-    begun = None if started is None else datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds")
+    clock = datetime.fromtimestamp(started or 0, timezone.utc)
+    begun = None if started is None else clock.isoformat(timespec="seconds")
     hashes = {}
     for item in weights:
         path = Path(item) if Path(item).is_file() else weights_path(str(item))
         hashes[path.name] = file_sha256(path)
-    return {"name": name, "profile": profile, "values": values, "parameters": parameters, "seed": seed, "weights": hashes,
+    return {"name": name, "profile": profile, "values": values, "parameters": parameters, "seed": seed,
+            "weights": hashes,
             "code": code_version(),
             "run": {"started": begun, "seconds": seconds, "commit": git_commit(), "torch": torch.__version__,
-                    "python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}",
+                    "python": platform.python_version(),
+                    "machine": f"{platform.system()} {platform.machine()}",
                     "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
                     "threads": torch.get_num_threads()}}
 
@@ -116,7 +123,7 @@ def json_number(value):
     "Numbers of numpy and torch as JSON numbers, paths as text."
     return value.item() if hasattr(value, "item") else str(value)
 
-# %% ../nbs/20_report.ipynb #e29ed509
+# %% ../nbs/20_report.ipynb #2b102721
 def save_result(
     name: str,                       # name of the notebook, e.g. "fig01_videos"
     profile: str,                    # "smoke", "cpu", "gpu", "paper", or "scratch" when run by hand
@@ -145,13 +152,14 @@ def save_result(
         write_gif(frames, base.with_suffix(".gif"), fps=fps)
     facts = provenance(name, profile, values or {}, parameters or {}, weights, seed, started)
     with atomic(base.with_suffix(".json")) as temporary:
-        Path(temporary).write_text(json.dumps(facts, indent=1, ensure_ascii=False, default=json_number) + "\n", encoding="utf-8")
+        text = json.dumps(facts, indent=1, ensure_ascii=False, default=json_number)
+        Path(temporary).write_text(text + "\n", encoding="utf-8")
     return base.with_suffix(".json")
 
-# %% ../nbs/20_report.ipynb #229a3515
+# %% ../nbs/20_report.ipynb #710f79bd
 def parameters_of(notebook: Path) -> dict:  # name -> {"default", "help", ...}
     "The parameters that a notebook declares in its tagged cell, as papermill understands them."
-    from papermill import inspect_notebook  # slow to import, and only the graph and the start of a notebook need it
+    from papermill import inspect_notebook  # slow to import, and only used here
     return inspect_notebook(str(notebook))
 
 
@@ -161,8 +169,8 @@ class Run:
     def __init__(self, name: str, namespace: dict):  # the notebook's name; its globals()
         known = parameters_of(project_folder() / "nbs" / "repro" / f"{name}.ipynb")
         self.name, self.started = name, time.time()
-        self.parameters = {key: namespace[key] for key in known if key in namespace and key not in ("output", "profile")}
-        self.profile, self.output = namespace.get("profile", "scratch"), Path(namespace.get("output", "../../runs/scratch"))
+        self.parameters = {key: namespace[key] for key in known if key not in ("output", "profile")}
+        self.profile, self.output = namespace["profile"], Path(namespace["output"])
         use_style()
 
     def save(self, figure=None, table=None, values=None, weights=(), frames=None, fps=30) -> Path:
@@ -180,23 +188,24 @@ def published(name: str) -> pd.DataFrame:  # columns: method, condition, metric,
         raise InputError(f"the paper prints no numbers for {name!r}; there are {known}")
     return pd.read_csv(path, keep_default_na=False)
 
-# %% ../nbs/20_report.ipynb #761ed346
+# %% ../nbs/20_report.ipynb #6c00a21f
 KEYS = ["method", "condition", "metric"]  # what names a number in a table
 
 
 def measured(
     source: str,                 # the notebook that measures, e.g. "a5_invert"
     folder: str | Path,          # folder of results
-) -> pd.DataFrame:               # columns: method, condition, metric, value; empty when there is no such result
+) -> pd.DataFrame:               # columns: method, condition, metric, value; empty without such a result
     "Our numbers from the result file of notebook `source`."
     path = Path(folder) / f"{source}.csv"
-    table = pd.read_csv(path, keep_default_na=False) if path.exists() and path.with_suffix(".json").exists() else pd.DataFrame()
+    there = path.exists() and path.with_suffix(".json").exists()
+    table = pd.read_csv(path, keep_default_na=False) if there else pd.DataFrame()
     if not {*KEYS, "value"} <= set(table.columns):
         return pd.DataFrame(columns=[*KEYS, "value"])
-    table["value"] = pd.to_numeric(table["value"], errors="coerce")      # an empty cell: could not be measured
+    table["value"] = pd.to_numeric(table["value"], errors="coerce")      # empty: could not be measured
     return table[[*KEYS, "value"]].dropna()
 
-# %% ../nbs/20_report.ipynb #95cd77ad
+# %% ../nbs/20_report.ipynb #97e4862d
 def beside(
     name: str,                   # table or figure with published numbers
     source: str,                 # the notebook that measures ours
@@ -205,13 +214,13 @@ def beside(
     "The paper's numbers and ours, one line per number; an empty cell where one side has none."
     ours = measured(source, folder).rename(columns={"value": "ours"})
     table = published(name).rename(columns={"value": "paper"})
-    extra = ours.merge(table[KEYS], on=KEYS, how="left", indicator=True).query("_merge == 'left_only'").drop(columns="_merge")
-    extra = extra[extra.method.isin(table.method)]
+    extra = ours.merge(table[KEYS], on=KEYS, how="left", indicator="side").query("side == 'left_only'")
+    extra = extra[extra.method.isin(table.method)].drop(columns="side")
     table = table.merge(ours, on=KEYS, how="left")
     table = pd.concat([table, extra], ignore_index=True) if len(extra) else table
     return table.fillna({"better": ""})
 
-# %% ../nbs/20_report.ipynb #81313c36
+# %% ../nbs/20_report.ipynb #5b744660
 def paper_beside_ours(
     name: str,                   # table or figure with published numbers
     source: str,                 # the notebook that measures ours
@@ -220,12 +229,14 @@ def paper_beside_ours(
     "The paper's table with our column beside each of its own; says plainly what is not measured yet."
     table = beside(name, source, folder)
     arrow = {"lower": " ↓", "higher": " ↑"}
-    table["column"] = [" ".join(filter(None, [r.condition, r.metric])) + arrow.get(r.better, "") for r in table.itertuples()]
+    name_of = lambda r: " ".join(filter(None, [r.condition, r.metric])) + arrow.get(r.better, "")
+    table["column"] = [name_of(row) for row in table.itertuples()]
     orders = {"method": list(dict.fromkeys(table.method)), "column": list(dict.fromkeys(table.column))}
-    printed = table.assign(paper=table.paper.map(cell_text, na_action=None), ours=table.ours.map(cell_text, na_action=None))
+    printed = table.assign(paper=table.paper.map(cell_text), ours=table.ours.map(cell_text))
     printed.loc[table.paper.notna() & table.ours.isna(), "ours"] = "not measured yet"
     wide = printed.pivot(index="method", columns="column", values=["paper", "ours"]).swaplevel(axis=1)
-    wide = wide.reindex(index=orders["method"], columns=[(c, side) for c in orders["column"] for side in ("paper", "ours")]).fillna("–")
+    columns = [(column, side) for column in orders["column"] for side in ("paper", "ours")]
+    wide = wide.reindex(index=orders["method"], columns=columns).fillna("–")
     wide.index.name, wide.columns.names = None, [None, None]
     count = int(table.ours.notna().sum())
     missing = f"Ours: not measured yet (there is no result of {source} in {Path(folder).name})."
@@ -239,7 +250,7 @@ def cell_text(value) -> str | None:
     if pd.isna(value): return None
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-# %% ../nbs/20_report.ipynb #bcd09546
+# %% ../nbs/20_report.ipynb #07c8f668
 def draw_beside(
     name: str,                   # table or figure with published numbers
     source: str,                 # the notebook that measures ours
@@ -250,13 +261,15 @@ def draw_beside(
     groups = list(table.groupby(["condition", "metric"], sort=False))
     methods = list(dict.fromkeys(table.method))[::-1]
     label = "ours: not measured yet" if table.ours.isna().all() else "ours"
-    figure, panels = plt.subplots(1, len(groups), figsize=(1.4 + 1.75 * len(groups), 0.9 + 0.27 * len(methods)), sharey=True, squeeze=False)
+    size = (1.4 + 1.75 * len(groups), 0.9 + 0.27 * len(methods))
+    figure, panels = plt.subplots(1, len(groups), figsize=size, sharey=True, squeeze=False)
     for axes, ((condition, metric), part) in zip(panels[0], groups):
         rows = [methods.index(m) for m in part.method]
         axes.plot(part.paper, rows, "D", color="0.35", markerfacecolor="white", label="paper")
         axes.plot(part.ours.astype(float), rows, "o", color=PALETTE[0], label=label)
         direction = {"lower": "lower is better", "higher": "higher is better"}.get(part.better.iloc[0], "")
-        axes.set(yticks=range(len(methods)), yticklabels=methods, ylim=(-0.6, len(methods) - 0.4), xlabel=f"{metric}\n{direction}")
+        axes.set(yticks=range(len(methods)), yticklabels=methods, ylim=(-0.6, len(methods) - 0.4),
+                 xlabel=f"{metric}\n{direction}")
         axes.set_title("\n".join(condition.split(", ")), fontsize=8)
         axes.margins(x=0.2)
     panels[0][0].legend(loc="upper right", bbox_to_anchor=(-0.05, -0.04), fontsize=8)
@@ -285,7 +298,7 @@ def filmstrip(
             if column == 0 and titles: axes.set_ylabel(titles[row], fontsize=8)
     return figure
 
-# %% ../nbs/20_report.ipynb #7eea9d2d
+# %% ../nbs/20_report.ipynb #67535c82
 def mosaic(
     clips: list,                 # each (T, 3, H, W) in [-1, 1], or uint8
     columns: int = 4,
@@ -298,14 +311,14 @@ def mosaic(
     cells = []
     for clip in clips:
         clip = from_uint8(clip[:frames]) if clip.dtype == torch.uint8 else clip[:frames]
-        if scale > 1: clip = torch.nn.functional.interpolate(clip, scale_factor=scale, mode="bicubic").clamp(-1, 1)
+        if scale > 1: clip = F.interpolate(clip, scale_factor=scale, mode="bicubic").clamp(-1, 1)
         bottom, right = height - clip.shape[-2] + pad, width - clip.shape[-1] + pad
-        cells.append(torch.nn.functional.pad(clip, (0, right, 0, bottom), value=1.0))
+        cells.append(F.pad(clip, (0, right, 0, bottom), value=1.0))
     cells += [torch.ones_like(cells[0])] * (-len(clips) % columns)
     rows = [torch.cat(cells[i:i + columns], dim=-1) for i in range(0, len(cells), columns)]
     return torch.cat(rows, dim=-2)[..., :-pad or None, :-pad or None]
 
-# %% ../nbs/20_report.ipynb #9d2e60b0
+# %% ../nbs/20_report.ipynb #707d6625
 def example_photos(
     folder: str | Path | None = None,    # photographs; None: china.jpg and rendered scenes
     scenes: int = 3,                     # how many scenes, when there is no folder
@@ -315,15 +328,18 @@ def example_photos(
 ) -> dict:                               # name -> (3, H, W) in [-1, 1]
     "Photographs for the figures that animate them, by name."
     if folder:
-        found = {Path(name).stem: read_photo(path, max_side=4 * side) for name, path in find_photos(folder)[:most]}
+        chosen = find_photos(folder)[:most]
+        found = {Path(name).stem: read_photo(path, max_side=4 * side) for name, path in chosen}
         if not found: raise InputError(f"{folder} holds no photographs: give a folder of JPEG or PNG files")
     else:
-        rendered = render(scene_seeds("test", 0, scenes), height=side, width=side * 3 // 2).images if scenes else []
-        found = {"china": from_uint8(torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1))}
-        found |= {f"scene {i}": image for i, image in enumerate(rendered)}
+        china = torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1)
+        found = {"china": from_uint8(china)}
+        if scenes:
+            rendered = render(scene_seeds("test", 0, scenes), height=side, width=side * 3 // 2).images
+            found |= {f"scene {i}": image for i, image in enumerate(rendered)}
     return {name: fit_side(photo, side, square) for name, photo in found.items()}
 
-# %% ../nbs/20_report.ipynb #cd799d71
+# %% ../nbs/20_report.ipynb #17d1a30f
 def fit_side(photo: torch.Tensor, side: int, square: bool) -> torch.Tensor:
     "A photograph with its shorter side at `side`; its middle square when asked for."
     height, width = photo.shape[-2:]
@@ -333,9 +349,9 @@ def fit_side(photo: torch.Tensor, side: int, square: bool) -> torch.Tensor:
         height = width = short
     scale = side / min(height, width)
     size = (max(side, round(height * scale)), max(side, round(width * scale)))
-    return torch.nn.functional.interpolate(photo[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0].clamp(-1, 1)
+    return F.interpolate(photo[None], size=size, mode="bilinear", antialias=True)[0].clamp(-1, 1)
 
-# %% ../nbs/20_report.ipynb #e7895e91
+# %% ../nbs/20_report.ipynb #957b898b
 def output_shapes(
     module: torch.nn.Module,     # any network
     *inputs,                     # what it is called with; on the meta device it costs nothing
@@ -344,21 +360,24 @@ def output_shapes(
     "Every submodule's name, class and output shape, as seen by forward hooks."
     seen, hooks = [], []
     for name, part in module.named_modules():
-        note = lambda _, __, out, name=name, kind=type(part).__name__: seen.append((name, kind, tuple(out.shape)))
+        about = name, type(part).__name__
+        note = lambda _, __, out, about=about: seen.append((*about, tuple(out.shape)))
         hooks.append(part.register_forward_hook(note))
     with torch.no_grad():
         (call or module)(*inputs)
     for hook in hooks: hook.remove()
     return seen
 
-# %% ../nbs/20_report.ipynb #4c379957
-STATIC, DYNAMIC, SECOND = "#cfcfcf", "#6e6e6e", "#e8b931"  # the paper's light grey, dark grey, and yellow for the second frame
+# %% ../nbs/20_report.ipynb #97c5af0a
+STATIC, DYNAMIC, SECOND = "#cfcfcf", "#6e6e6e", "#e8b931"  # the paper's two greys, and yellow for frame 2
 
 
-def draw_box(axes, x, y, text, width=1.0, height=0.5, color="white", ink="0.1", size=7.5, edge="0.25") -> None:
+def draw_box(axes, x, y, text, width=1.0, height=0.5, color="white", ink="0.1", size=7.5,
+             edge="0.25") -> None:
     "A rounded box around (x, y)."
     from matplotlib.patches import FancyBboxPatch
-    axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle="round,pad=0,rounding_size=0.08",
+    axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height,
+                                  boxstyle="round,pad=0,rounding_size=0.08",
                                   facecolor=color, edgecolor=edge, linewidth=0.8, zorder=3))
     axes.text(x, y, text, ha="center", va="center", fontsize=size, color=ink, zorder=4, linespacing=1.15)
 
@@ -369,39 +388,48 @@ def draw_line(axes, *points, color="0.35", arrow=True, width=0.9, style="-") -> 
     axes.plot(xs, ys, color=color, linewidth=width, linestyle=style, zorder=1, solid_joinstyle="round")
     if arrow:
         axes.annotate("", xy=points[-1], xytext=points[-2], zorder=2,
-                      arrowprops=dict(arrowstyle="-|>", color=color, linewidth=width, shrinkA=0, shrinkB=0, mutation_scale=7))
+                      arrowprops=dict(arrowstyle="-|>", color=color, linewidth=width, shrinkA=0, shrinkB=0,
+                                      mutation_scale=7))
 
 
 def draw_adder(axes, x, y, color) -> None:
     "A circled plus: the addition of a map by learned strengths per channel."
-    axes.plot([x], [y], "o", markersize=10, markerfacecolor=color, markeredgecolor="0.25", markeredgewidth=0.8, zorder=3)
-    axes.text(x, y - 0.012, "+", ha="center", va="center", fontsize=9, zorder=4, color="white" if color == DYNAMIC else "0.1")
+    axes.plot([x], [y], "o", markersize=10, markerfacecolor=color, markeredgecolor="0.25",
+              markeredgewidth=0.8, zorder=3)
+    axes.text(x, y - 0.012, "+", ha="center", va="center", fontsize=9, zorder=4,
+              color="white" if color == DYNAMIC else "0.1")
 
-# %% ../nbs/20_report.ipynb #a263fed5
+# %% ../nbs/20_report.ipynb #2cbce0c5
 def draw_block(axes, y, level, first, shape) -> None:
     "One row of Figure 2: block `level` with output `shape` (C, s, s) at height y."
     channels, side, _ = shape
-    x = {"S_st": 2.35, "S_dyn": 3.05, "one": 4.5, "p1": 5.4, "p2": 5.75, "a1": 6.5, "two": 7.7, "p3": 8.6, "p4": 8.95, "a2": 9.7}
+    x = {"S_st": 2.35, "S_dyn": 3.05, "one": 4.5, "p1": 5.4, "p2": 5.75, "a1": 6.5, "two": 7.7, "p3": 8.6,
+         "p4": 8.95, "a2": 9.7}
     axes.axhspan(y - 0.52, y + 0.62, xmin=0.108, xmax=0.668, color="0.965", zorder=0)
     for name, color, ends in (("S_st", STATIC, ("p1", "p3")), ("S_dyn", DYNAMIC, ("p2", "p4"))):
         box = 0.16 + 0.055 * level
-        axes.add_patch(plt.Rectangle((x[name] - box / 2, y - box / 2), box, box, facecolor=color, edgecolor="0.25", linewidth=0.6, zorder=3))
+        axes.add_patch(plt.Rectangle((x[name] - box / 2, y - box / 2), box, box, facecolor=color,
+                                     edgecolor="0.25", linewidth=0.6, zorder=3))
         bus = y + (0.5 if name == "S_st" else 0.4)
-        draw_line(axes, (x[name], y + box / 2), (x[name], bus), (x[ends[1]], bus), color=color, arrow=False, width=1.4)
-        for end in ends: draw_line(axes, (x[end], bus), (x[end], y + 0.1), color=color, arrow=False, width=1.4)
+        draw_line(axes, (x[name], y + box / 2), (x[name], bus), (x[ends[1]], bus), color=color, arrow=False,
+                  width=1.4)
+        for end in ends:
+            draw_line(axes, (x[end], bus), (x[end], y + 0.1), color=color, arrow=False, width=1.4)
     draw_line(axes, (x["one"], y), (10.9, y), arrow=False)
     draw_box(axes, x["one"], y, first, width=1.3, size=7)
     draw_box(axes, x["two"], y, "Conv 3×3", width=0.95, size=7)
-    for key, color in (("p1", STATIC), ("p2", DYNAMIC), ("p3", STATIC), ("p4", DYNAMIC)): draw_adder(axes, x[key], y, color)
+    for key in ("p1", "p3"): draw_adder(axes, x[key], y, STATIC)
+    for key in ("p2", "p4"): draw_adder(axes, x[key], y, DYNAMIC)
     for key in ("a1", "a2"): draw_box(axes, x[key], y, "AdaIN", width=0.78, color="#dbe9f6", size=7)
     axes.text(11.0, y, f"{channels}×{side}×{side}", ha="left", va="center", fontsize=7.5)
 
-# %% ../nbs/20_report.ipynb #0f4f6e93
+# %% ../nbs/20_report.ipynb #5a1e3a2a
 def draw_mapping(axes, top, bottom, shapes, config) -> None:
     "M at the left of Figure 2: z_st and z_dyn, its layers, and w on its way to the blocks."
     layers = [s for name, kind, s in shapes if name.startswith("mapping.") and kind == "EqualLinear"]
     draw_box(axes, 0.62, top + 1.0, f"$z^{{st}}$  {config.z_st_dim}", width=1.0, height=0.4, color=STATIC)
-    draw_box(axes, 1.52, top + 1.0, f"$z^{{dyn}}$  {config.z_dyn_dim}", width=0.72, height=0.4, color=DYNAMIC, ink="white")
+    draw_box(axes, 1.52, top + 1.0, f"$z^{{dyn}}$  {config.z_dyn_dim}", width=0.72, height=0.4, color=DYNAMIC,
+             ink="white")
     step = min(0.55, (top + 0.45 - bottom) / max(len(layers), 1))
     for i, shape in enumerate(layers):
         y = top + 0.35 - i * step
@@ -411,15 +439,18 @@ def draw_mapping(axes, top, bottom, shapes, config) -> None:
     draw_line(axes, (1.0, end + step * 0.64), (1.0, end + 0.12))
     draw_box(axes, 1.0, end - 0.1, f"w  {layers[-1][-1]}", width=0.8, height=0.4, color="#dbe9f6")
     axes.text(0.3, top + 1.42, "M", fontsize=11, fontweight="bold", va="center")
-    draw_line(axes, (1.0, end - 0.3), (1.0, bottom - 0.85), (9.7, bottom - 0.85), color="#7fa8d1", arrow=False, width=1.4)
-    for x in (6.5, 9.7): draw_line(axes, (x, bottom - 0.85), (x, top - 0.25), color="#7fa8d1", arrow=False, width=1.4)
+    bus = ((1.0, end - 0.3), (1.0, bottom - 0.85), (9.7, bottom - 0.85))
+    draw_line(axes, *bus, color="#7fa8d1", arrow=False, width=1.4)
+    for x in (6.5, 9.7):
+        draw_line(axes, (x, bottom - 0.85), (x, top - 0.25), color="#7fa8d1", arrow=False, width=1.4)
 
-# %% ../nbs/20_report.ipynb #a2869cd8
+# %% ../nbs/20_report.ipynb #da25f1a5
 def draw_sampling(axes, top, pair_shapes, config) -> None:
     "The right half of Figure 2: two frames of one video, and the two discriminators with their real shapes."
     side = f"3×{config.resolution}×{config.resolution}"
     for x, name, color, ink in ((13.7, "1", DYNAMIC, "white"), (17.1, "2", SECOND, "0.1")):
-        draw_box(axes, x, top + 1.0, f"$z^{{dyn,{name}}}$, $S^{{dyn,{name}}}$", width=1.5, height=0.45, color=color, ink=ink)
+        draw_box(axes, x, top + 1.0, f"$z^{{dyn,{name}}}$, $S^{{dyn,{name}}}$", width=1.5, height=0.45,
+                 color=color, ink=ink)
         draw_line(axes, (x, top + 0.77), (x, top - 0.15))
         draw_line(axes, (15.4, top + 0.3), (x, top + 0.3), (x, top - 0.15), color="0.6")
         draw_box(axes, x, top - 0.5, "M, G", width=1.3, height=0.65, size=10)
@@ -427,28 +458,32 @@ def draw_sampling(axes, top, pair_shapes, config) -> None:
         draw_box(axes, x, top - 1.65, f"frame {name}\n{side}", width=1.5, height=0.62, color=color, ink=ink)
         entry = next(s for n, k, s in pair_shapes if n.startswith("from_rgb"))
         draw_line(axes, (x, top - 1.97), (x, top - 2.5))
-        draw_box(axes, x, top - 2.75, f"from-RGB  {entry[1]}×{entry[2]}×{entry[3]}", width=1.95, height=0.45, size=6.5)
+        shape = "×".join(map(str, entry[1:]))
+        draw_box(axes, x, top - 2.75, f"from-RGB  {shape}", width=1.95, height=0.45, size=6.5)
         draw_line(axes, (x, top - 2.98), (x, top - 3.3), (15.4, top - 3.3), arrow=False)
     draw_box(axes, 15.4, top + 1.0, "$z^{st}$, $S^{st}$", width=1.1, height=0.45, color=STATIC)
     draw_line(axes, (15.4, top + 0.77), (15.4, top + 0.3), color="0.6", arrow=False)
-    axes.text(15.4, top - 2.62, "shared\nweights", ha="center", va="center", fontsize=6.5, style="italic", color="0.4")
+    axes.text(15.4, top - 2.62, "shared\nweights", ha="center", va="center", fontsize=6.5, style="italic",
+              color="0.4")
     draw_line(axes, (15.4, top - 3.3), (15.4, top - 3.6))
     blocks = [s for n, k, s in pair_shapes if k == "Block"]
     for i, shape in enumerate(blocks):
         y = top - 3.8 - 0.42 * i
-        draw_box(axes, 15.4, y, f"Conv, Conv ↓2   {shape[1]}×{shape[2]}×{shape[3]}", width=2.7, height=0.34, size=6.5)
+        size = "×".join(map(str, shape[1:]))
+        draw_box(axes, 15.4, y, f"Conv, Conv ↓2   {size}", width=2.7, height=0.34, size=6.5)
     y = top - 3.8 - 0.42 * len(blocks)
     draw_box(axes, 15.4, y, "batch deviation, Conv, FC  →  1", width=2.7, height=0.34, size=6.5)
     axes.text(13.85, top - 3.85, "$D_{dyn}$", fontsize=11, ha="right", va="center")
 
-# %% ../nbs/20_report.ipynb #ab604dd7
+# %% ../nbs/20_report.ipynb #74f8c042
 def draw_architecture(
     config=GeneratorConfig(),    # sizes to draw; the paper's 256 px by default
 ) -> Figure:
     "The paper's Figure 2 for any configuration: left G and M, right the sampling of a pair and D_dyn."
     G, D_dyn = Generator(config).to("meta"), Discriminator(config, frames=2).to("meta")
     shapes = output_shapes(G, Latents.sample(config, [0], device="meta"))
-    pair_shapes = output_shapes(D_dyn, torch.empty(1, 2, 3, config.resolution, config.resolution, device="meta"))
+    R = config.resolution
+    pair_shapes = output_shapes(D_dyn, torch.empty(1, 2, 3, R, R, device="meta"))
     outputs = [next(s for n, k, s in shapes if n == f"blocks.{i}") for i in range(config.levels)]
     figure, axes = plt.subplots(figsize=(15, 1.2 + 1.02 * (config.levels + 1)))
     top = 1.25 * (config.levels - 1)
@@ -457,10 +492,11 @@ def draw_architecture(
         if i: draw_line(axes, (10.9, y + 1.25), (10.9, y + 0.66), (3.75, y + 0.66), (3.75, y), (3.85, y))
         draw_block(axes, y, i, "constant 4×4" if i == 0 else "↑2  Conv 3×3", shape)
     draw_line(axes, (10.9, 0), (10.9, -0.95), (10.3, -0.95), arrow=False)
-    draw_box(axes, 10.9, -1.1, f"to-RGB  {shapes[-1][2][1]}×{config.resolution}×{config.resolution}", width=1.9, color="#fdebd0", size=7)
+    draw_box(axes, 10.9, -1.1, f"to-RGB  {shapes[-1][2][1]}×{R}×{R}", width=1.9, color="#fdebd0", size=7)
     draw_mapping(axes, top, 0, shapes, config)
     draw_sampling(axes, top, pair_shapes, config)
-    axes.text(2.35, top + 0.85, "$S^{st}$", ha="center", fontsize=10); axes.text(3.05, top + 0.85, "$S^{dyn}$", ha="center", fontsize=10)
+    axes.text(2.35, top + 0.85, "$S^{st}$", ha="center", fontsize=10)
+    axes.text(3.05, top + 0.85, "$S^{dyn}$", ha="center", fontsize=10)
     axes.text(4.0, top + 0.85, "G", fontsize=11, fontweight="bold")
     axes.set(xlim=(0, 18.4), ylim=(-1.6, top + 1.7)); axes.axis("off")
     return figure
@@ -480,7 +516,7 @@ def figure_order(name: str) -> tuple:
     kinds = ["fig", "tab", "sec", "a"]
     return next((i for i, kind in enumerate(kinds) if name.startswith(kind)), len(kinds)), name
 
-# %% ../nbs/20_report.ipynb #589bbda4
+# %% ../nbs/20_report.ipynb #d15871fd
 def gallery_entry(path: Path) -> str:
     "One result as Markdown: title, moving or still picture, its single numbers, where it comes from."
     facts, name = json.loads(path.read_text(encoding="utf-8")), path.stem
@@ -492,20 +528,22 @@ def gallery_entry(path: Path) -> str:
     if flat:
         lines = [f"| {k} | {v:.4g} |" if isinstance(v, float) else f"| {k} | {v} |" for k, v in flat.items()]
         parts.append("\n".join(["| | |", "| --- | --- |", *lines]))
-    links = [f"[{s[1:]}]({name}{s})" for s in (".png", ".gif", ".mp4", ".csv", ".json") if path.with_suffix(s).exists()]
+    suffixes = [s for s in (".png", ".gif", ".mp4", ".csv", ".json") if path.with_suffix(s).exists()]
+    links = [f"[{s[1:]}]({name}{s})" for s in suffixes]
     weights = ", ".join(f"`{file}` {digest[:8]}" for file, digest in facts["weights"].items())
     parts.append("Files: " + " · ".join(links) + (f". Weights: {weights}." if weights else "."))
     return "\n\n".join(filter(None, parts))
 
-# %% ../nbs/20_report.ipynb #63e4fba8
+# %% ../nbs/20_report.ipynb #3259da4d
 def gallery(
     folder: str | Path,          # a folder of results, e.g. figures/cpu
 ) -> Path:                       # its README.md
-    "Writes the README.md of a folder of results, and the list of such folders one level up when that is `figures/`."
+    "Writes the README.md of a folder of results; inside `figures/` also the list of such folders."
     folder = Path(folder)
     results = sorted(folder.glob("*.json"), key=lambda p: figure_order(p.stem))
-    text = "\n\n".join([f"# Results of the profile `{folder.name if folder.name != 'figures' else folder.parent.name}`",
-                        "Made by the notebooks in `nbs/repro`; this page is written from the files beside it.", *map(gallery_entry, results)])
+    profile = json.loads(results[0].read_text(encoding="utf-8"))["profile"] if results else folder.name
+    text = "\n\n".join([f"# Results of the profile `{profile}`", "Made by the notebooks in `nbs/repro`; "
+                        "this page is written from the files beside it.", *map(gallery_entry, results)])
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / "README.md") as temporary:
         Path(temporary).write_text(text + "\n", encoding="utf-8")
@@ -514,17 +552,19 @@ def gallery(
             Path(temporary).write_text(gallery_index(folder.parent), encoding="utf-8")
     return folder / "README.md"
 
-# %% ../nbs/20_report.ipynb #47ee04c7
+# %% ../nbs/20_report.ipynb #3217f264
 def gallery_index(folder: Path) -> str:
     "The list of results folders, with what is in each."
-    lines = ["# Figures and tables", "", "`published/` holds the paper's own numbers; each other folder what one profile of ours made.", ""]
+    lines = ["# Figures and tables", "",
+             "`published/` holds the paper's own numbers; each other folder what one profile of ours made.",
+             ""]
     for page in sorted(folder.glob("*/README.md")):
         names = [p.stem for p in sorted(page.parent.glob("*.json"), key=lambda p: figure_order(p.stem))]
         names = names or [p.stem for p in sorted(page.parent.glob("*.csv"))]
         lines.append(f"- [{page.parent.name}]({page.parent.name}/README.md): " + ", ".join(names))
     return "\n".join(lines) + "\n"
 
-# %% ../nbs/20_report.ipynb #d83ee332
+# %% ../nbs/20_report.ipynb #2776d73d
 def summary(
     folder: str | Path,          # a folder of results
     link: str = "",              # written before each link
@@ -535,8 +575,10 @@ def summary(
     lines = ["| result | measured here | files |", "| --- | --- | --- |"]
     for path in sorted(folder.glob("*.json"), key=lambda p: figure_order(p.stem)):
         values = json.loads(path.read_text(encoding="utf-8"))["values"]
-        numbers = [f"{k} {v:.3g}" for k, v in values.items() if isinstance(v, float)][:most] or [f"{k}: {v}" for k, v in values.items()][:1]
-        files = " ".join(f"[{s[1:]}]({link}{path.stem}{s})" for s in (".png", ".mp4", ".csv", ".json") if path.with_suffix(s).exists())
+        numbers = [f"{k} {v:.3g}" for k, v in values.items() if isinstance(v, float)][:most]
+        numbers = numbers or [f"{k}: {v}" for k, v in values.items()][:1]
+        suffixes = [s for s in (".png", ".mp4", ".csv", ".json") if path.with_suffix(s).exists()]
+        files = " ".join(f"[{s[1:]}]({link}{path.stem}{s})" for s in suffixes)
         lines.append(f"| {title_of(path.stem)[0]} | {'; '.join(numbers)} | {files} |")
     return "\n".join(lines)
 
@@ -565,37 +607,41 @@ class Plan:
     jobs: int                    # notebooks at a time
     threads: int                 # CPU threads of each
 
-# %% ../nbs/20_report.ipynb #55fd3ca1
-def read_profile(profile: str) -> tuple[str, dict]:  # name in nbs/repro/profiles, or a .yaml file -> name, content
+# %% ../nbs/20_report.ipynb #0a43cf5e
+def read_profile(
+    profile: str,                # name in nbs/repro/profiles, or a .yaml file
+) -> tuple[str, dict]:           # name, content
     "Reads a profile and checks its form."
-    path = Path(profile)
-    if path.suffix not in (".yaml", ".yml"): path = project_folder() / "nbs" / "repro" / "profiles" / f"{profile}.yaml"
+    path, folder = Path(profile), project_folder() / "nbs" / "repro" / "profiles"
+    if path.suffix not in (".yaml", ".yml"): path = folder / f"{profile}.yaml"
     if not path.exists():
-        known = ", ".join(p.stem for p in sorted((project_folder() / "nbs" / "repro" / "profiles").glob("*.yaml")))
+        known = ", ".join(p.stem for p in sorted(folder.glob("*.yaml")))
         raise InputError(f"there is no profile {profile!r}: choose one of {known}, or give a .yaml file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as problem:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(problem).split())}") from None
     unknown = set(content) - {"settings", "common", "notebooks"} if isinstance(content, dict) else {"a list"}
-    if unknown: raise InputError(f"{path} has {', '.join(sorted(unknown))}: a profile has settings, common and notebooks")
+    if unknown:
+        raise InputError(f"{path} has {', '.join(sorted(unknown))}; a profile has settings, common, notebooks")
     return path.stem, content
 
-# %% ../nbs/20_report.ipynb #ef858616
+# %% ../nbs/20_report.ipynb #44672a8f
 def merge_parameters(name: str, content: dict, common: dict) -> dict:
-    "Notebook name -> its parameters in a profile: common ones that it has, a folder to work in, then its own; all names checked."
+    "Notebook name -> its parameters: common ones that it has, a folder to work in, its own; names checked."
     folder, special = project_folder() / "nbs" / "repro", content.get("notebooks") or {}
     known = {path.stem: list(parameters_of(path)) for path in sorted(folder.glob("*.ipynb"))}
     for notebook, values in special.items():
-        if notebook not in known: raise InputError(f"profile {name} names {notebook!r}, but there is no such notebook in nbs/repro")
+        if notebook not in known:
+            raise InputError(f"profile {name} names {notebook!r}, but there is no such notebook in nbs/repro")
         check_parameters(folder / f"{notebook}.ipynb", values or {})
     for parameter in content.get("common") or {}:
         if not any(parameter in names for names in known.values()):
-            raise InputError(f"profile {name} sets {parameter!r} for all notebooks, but none has such a parameter")
+            raise InputError(f"profile {name} sets {parameter!r} for all notebooks, but none has it")
     merged = {n: common | {"folder": str(Path(common["weights_out"]).parent / n)} for n in known}
     return {n: {k: v for k, v in merged[n].items() if k in known[n]} | (special.get(n) or {}) for n in known}
 
-# %% ../nbs/20_report.ipynb #9cb36455
+# %% ../nbs/20_report.ipynb #2be44378
 def plan(
     profile: str = "cpu",                # name in nbs/repro/profiles, or a .yaml file
     figures: str | Path | None = None,   # results elsewhere than the profile says
@@ -605,24 +651,28 @@ def plan(
     name, content = read_profile(profile)
     settings = {"figures": f"runs/{name}/figures", "trains": False, "jobs": 1, "threads": 1}
     unknown = set(content.get("settings") or {}) - set(settings)
-    if unknown: raise InputError(f"profile {name} has no setting {', '.join(sorted(unknown))}: there are {', '.join(settings)}")
+    if unknown:
+        listed = ", ".join(sorted(unknown))
+        raise InputError(f"profile {name} has no setting {listed}: there are {', '.join(settings)}")
     settings |= content.get("settings") or {}
     runs = Path(runs or project_folder() / "runs" / name).resolve()
     figures = Path(figures or project_folder() / settings["figures"]).resolve()
-    common = {"profile": name, **(content.get("common") or {}), "output": str(figures), "weights_out": str(runs / "weights")}
+    common = {"profile": name, **(content.get("common") or {}), "output": str(figures),
+              "weights_out": str(runs / "weights")}
     return Plan(name, merge_parameters(name, content, common), figures, runs,
                 runs / "weights" if settings["trains"] else None, settings["jobs"], settings["threads"])
 
-# %% ../nbs/20_report.ipynb #9ce782b5
+# %% ../nbs/20_report.ipynb #3e30fdc7
 def write_parameters(plan: Plan) -> None:
-    "Writes each notebook's parameters to `runs/<profile>/parameters/NAME.yaml`; an unchanged file is left alone."
+    "Writes each notebook's parameters to `runs/<profile>/parameters/NAME.yaml`, unless unchanged."
     folder = plan.runs / "parameters"
     folder.mkdir(parents=True, exist_ok=True)
     for name, values in plan.parameters.items():
         path, text = folder / f"{name}.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        if not path.exists() or path.read_text(encoding="utf-8") != text: path.write_text(text, encoding="utf-8")
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
 
-# %% ../nbs/20_report.ipynb #83cad60e
+# %% ../nbs/20_report.ipynb #99a08eb2
 def reproduce(
     profile: str = "cpu",            # name in nbs/repro/profiles, or a .yaml file
     targets: tuple = (),             # notebooks to run with what they need; all by default
@@ -630,7 +680,7 @@ def reproduce(
     dry_run: bool = False,           # only show what would run
     figures: str | Path | None = None,   # results elsewhere than the profile says
     runs: str | Path | None = None,      # executed notebooks elsewhere than runs/<profile>
-) -> int:                            # exit status: 0 done, 2 unknown parameter or profile, 1 a notebook failed
+) -> int:                            # 0 done, 2 unknown parameter or profile, 1 a notebook failed
     "Runs the reproduction's notebooks by Snakemake; goes on where an interrupted run stopped."
     try:
         ready = plan(profile, figures, runs)
@@ -641,8 +691,10 @@ def reproduce(
         return 2
     repro = project_folder() / "nbs" / "repro"
     command = [sys.executable, "-m", "snakemake", *[str(ready.runs / f"{name}.ipynb") for name in targets],
-               "--snakefile", str(repro / "Snakefile"), "--directory", str(ready.runs), "--cores", str(jobs or ready.jobs),
+               "--snakefile", str(repro / "Snakefile"), "--directory", str(ready.runs), "--cores",
+               str(jobs or ready.jobs),
                "--nolock", "--rerun-incomplete", "--keep-going", "--quiet", "rules", "host", "reason",
-               *(["--dry-run"] if dry_run else []), "--config", f"profile={profile}", f"figures={ready.figures}", f"runs={ready.runs}"]
+               *(["--dry-run"] if dry_run else []), "--config", f"profile={profile}",
+               f"figures={ready.figures}", f"runs={ready.runs}"]
     ready.runs.mkdir(parents=True, exist_ok=True)
     return subprocess.run(command, cwd=ready.runs).returncode
