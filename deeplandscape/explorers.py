@@ -36,27 +36,32 @@ def as_png(
     show(image).save(data, "png")
     return data.getvalue()
 
-# %% ../nbs/21_explorers.ipynb #2976cdf8
+# %% ../nbs/21_explorers.ipynb #bd55c16a
 def slider(name, value, low, high, step=0.25, form="+.2f"):
     "A slider that reports when it is let go."
     make = widgets.IntSlider if isinstance(step, int) else widgets.FloatSlider
-    return make(value, min=low, max=high, step=step, description=name, continuous_update=False, readout_format=form)
+    limits = dict(min=low, max=high, step=step)
+    return make(value, **limits, description=name, continuous_update=False, readout_format=form)
 
 def whole(name, value): return widgets.BoundedIntText(value, min=0, max=10**6, description=name)
 
-# %% ../nbs/21_explorers.ipynb #85b1a4bb
+def beside(left, right):
+    "Two columns of widgets."
+    return widgets.HBox([widgets.VBox(left), widgets.VBox(right)], layout=widgets.Layout(align_items="flex-start"))
+
+# %% ../nbs/21_explorers.ipynb #5064af77
 class Explorer:
     "Named controls, pictures, and a caption; a subclass has `draw(**values) -> (pictures, caption)`."
     def __init__(self,
                  controls: dict,            # name -> widget with a value
                  widths: tuple = (384,),    # of the pictures on the screen, px
                  more: tuple = ()):         # further widgets, below the controls
-        picture = lambda width: widgets.Image(format="png", layout=widgets.Layout(width=f"{width}px"))
+        fixed = lambda width: widgets.Layout(width=f"{width}px", flex="0 0 auto")
         self.controls, self.held, self.caption = controls, False, widgets.Label()
-        self.images = [picture(width) for width in widths]
+        self.images = [widgets.Image(format="png", layout=fixed(width)) for width in widths]
         for control in controls.values(): control.observe(self.refresh, "value")
-        left = widgets.VBox([widgets.HBox(self.images), self.caption])
-        self.widget = widgets.HBox([left, widgets.VBox([*controls.values(), *more])])
+        row = widgets.HBox(self.images, layout=widgets.Layout(align_items="flex-start"))
+        self.widget = beside([row, self.caption], [*controls.values(), *more])
         self.refresh()
 
     def values(self): return {name: control.value for name, control in self.controls.items()}
@@ -79,7 +84,7 @@ class Explorer:
 
     def _ipython_display_(self): display(self.widget)
 
-# %% ../nbs/21_explorers.ipynb #487f4a18
+# %% ../nbs/21_explorers.ipynb #eb57e525
 class SceneExplorer(Explorer):
     "Sliders for z_dyn and the truncation, seeds for scene and clouds: the picture."
     def __init__(self,
@@ -90,10 +95,11 @@ class SceneExplorer(Explorer):
         self.mean = mean_style(self.G)
         self.names = [f"z_dyn_{k + 1}" for k in range(self.G.config.z_dyn_dim)]
         controls = {name: slider(name.replace("_", " ", 2), 0.0, -3.0, 3.0) for name in self.names}
-        controls |= dict(seed=whole("scene", seed), clouds=whole("clouds", seed), psi=slider("truncation", psi, 0.0, 1.0, 0.05, ".2f"))
+        controls |= dict(seed=whole("scene", seed), clouds=whole("clouds", seed))
+        controls |= dict(psi=slider("truncation", psi, 0.0, 1.0, 0.05, ".2f"))
         neutral, other = widgets.Button(description="z_dyn = 0"), widgets.Button(description="another scene")
         neutral.on_click(lambda _: self.set(**dict.fromkeys(self.names, 0.0)))
-        other.on_click(lambda _: self.set(seed=controls["seed"].value + 1, clouds=controls["clouds"].value + 1))
+        other.on_click(lambda _: self.set(**{name: controls[name].value + 1 for name in ("seed", "clouds")}))
         super().__init__(controls, more=(widgets.HBox([neutral, other]),))
 
     @torch.no_grad()
@@ -101,16 +107,17 @@ class SceneExplorer(Explorer):
         "z_dyn (numbers), seeds and truncation -> image (3, R, R) in [-1, 1]."
         config, device = self.G.config, self.mean.device
         still = Latents.sample(config, [seed], device=device)
-        S_dyn = still.S_dyn if clouds in (None, seed) else Latents.sample(config, [clouds], device=device).S_dyn
+        S_dyn = Latents.sample(config, [seed if clouds is None else clouds], device=device).S_dyn
         light = torch.tensor([list(z_dyn)], dtype=torch.float32, device=device)
         w = truncate(self.G.mapping(torch.cat([still.z_st, light], dim=1)), self.mean, psi)
         return self.G.synthesis(w, still.S_st, S_dyn)[0].clamp(-1, 1)
 
     def draw(self, seed, clouds, psi, **z_dyn):
         light = ", ".join(f"{v:+.2f}" for v in z_dyn.values())
-        return [self.render(z_dyn.values(), seed, clouds, psi)], f"z_dyn = {light}; scene {seed}, clouds {clouds}, psi {psi:.2f}"
+        caption = f"z_dyn = {light}; scene {seed}, clouds {clouds}, psi {psi:.2f}"
+        return [self.render(z_dyn.values(), seed, clouds, psi)], caption
 
-# %% ../nbs/21_explorers.ipynb #c8b23a10
+# %% ../nbs/21_explorers.ipynb #8087d7b2
 class Job:
     "A button whose work runs beside the page."
     def __init__(self,
@@ -140,12 +147,12 @@ class Job:
     def run(self):
         try: sentence = self.work(self.tick)
         except InputError as error: sentence = str(error)
-        except Exception as error: sentence = f"This failed unexpectedly: {type(error).__name__}, {str(error)[:200]}"
+        except Exception as error: sentence = f"This failed: {type(error).__name__}, {str(error)[:200]}"
         self.button.description, self.bar.layout.visibility, self.note.value = self.name, "hidden", sentence
 
     def wait(self): self.thread.join()
 
-# %% ../nbs/21_explorers.ipynb #9b697757
+# %% ../nbs/21_explorers.ipynb #5d6061a2
 class Movie:
     "A place on the page for a video: player and download, empty at first."
     def __init__(self,
@@ -157,21 +164,28 @@ class Movie:
         "Encode frames (T, 3, H, W) and put them on the page."
         with tempfile.TemporaryDirectory() as folder:
             self.data = write_video(frames, Path(folder) / "movie.mp4", fps).read_bytes()
-        player = widgets.Video(value=self.data, format="mp4", width=str(self.width), autoplay=True, loop=True, controls=True)
-        link = f'<a download="{html.escape(self.name)}" href="data:video/mp4;base64,{base64.b64encode(self.data).decode()}">'
-        text = f"{link}download {html.escape(self.name)}</a> ({len(self.data) / 1024:.0f} kB)"
+        player = widgets.Video(value=self.data, format="mp4", width=str(self.width), autoplay=True, loop=True)
+        source = f"data:video/mp4;base64,{base64.b64encode(self.data).decode()}"
+        link = f'<a style="text-decoration: underline" download="{self.name}" href="{source}">download {self.name}</a>'
+        text = f"{link} ({len(self.data) / 1024:.0f} kB)"
         self.widget.children = (player, widgets.HTML(text))
 
-# %% ../nbs/21_explorers.ipynb #72799d50
+# %% ../nbs/21_explorers.ipynb #108eba67
 def map_pictures(maps, size, horizon):
     "Noise maps, each (1, s, s), as grey pictures (3, size, size) with a line at the horizon."
-    row = min(size - 1, int(horizon * size))
+    row = min(size - 2, int(horizon * size))
     line = torch.tensor([1.0, 0.2, -0.8]).view(3, 1)
-    pictures = [F.interpolate(m[None].cpu(), size=(size, size))[0].expand(3, -1, -1).clone() / 2.5 for m in maps]
-    for picture in pictures: picture[:, row] = line
+    pictures = [F.interpolate(m[None].cpu() / 2.5, size=(size, size))[0].repeat(3, 1, 1) for m in maps]
+    for picture in pictures: picture[:, row:row + 2] = line[..., None]
     return pictures
 
-# %% ../nbs/21_explorers.ipynb #ab90f358
+def motion_controls(seed, frames):
+    "What can be chosen for a motion."
+    return dict(direction=widgets.Dropdown(options=list(CLOCK), value="3h", description="direction"),
+                speed=slider("speed", 1.0, -4.0, 4.0), horizon=slider("horizon", 0.5, 0.0, 1.0, 0.05, ".2f"),
+                time=slider("time", 0, 0, frames - 1, 1, "d"), seed=whole("scene", seed))
+
+# %% ../nbs/21_explorers.ipynb #4a110db6
 class MotionExplorer(Explorer):
     "Clock direction, speed, horizon and time: the picture, and the dynamic maps that move it."
     def __init__(self,
@@ -179,36 +193,33 @@ class MotionExplorer(Explorer):
                  seed: int = 0,                # of the scene, at first
                  frames: int = 120,            # length of the clip, at 30 a second
                  psi: float = 0.7):            # truncation
-        self.G, self.psi = load_generator() if G is None else G, psi
+        self.G, self.psi, controls = load_generator() if G is None else G, psi, motion_controls(seed, frames)
         self.mean, self.movie = mean_style(self.G), Movie("motion.mp4", 384)
-        time, play = slider("time", 0, 0, frames - 1, 1, "d"), widgets.Play(min=0, max=frames - 1, step=2, interval=100)
-        self.linked = widgets.jslink((play, "value"), (time, "value"))
-        controls = dict(direction=widgets.Dropdown(options=list(CLOCK), value="3h", description="direction"),
-                        speed=slider("speed", 1.0, -4.0, 4.0), horizon=slider("horizon", 0.5, 0.0, 1.0, 0.05, ".2f"),
-                        time=time, seed=whole("scene", seed))
-        self.job = Job("save video", self.save)
-        super().__init__(controls, (384, 192, 192, 192)[:1 + min(3, self.G.config.levels)], (play, self.job.widget, self.movie.widget))
+        play = widgets.Play(min=0, max=frames - 1, step=2, interval=100)
+        self.linked, self.job = widgets.jslink((play, "value"), (controls["time"], "value")), Job("save video", self.save)
+        super().__init__(controls, (384, 192, 192, 192), (play, self.job.widget, self.movie.widget))
 
     @torch.no_grad()
     def render(self, times, direction="3h", speed=1.0, horizon=0.5, seed=0):
         "At times (T,) in frames: images (T, 3, R, R) in [-1, 1], and the maps, per level (T, 1, s, s)."
-        times, latents = torch.as_tensor(times, dtype=torch.float64), Latents.sample(self.G.config, [seed], device=self.mean.device)
-        S_dyn = moving_maps(latents.S_dyn, Homography.clock(direction, horizon, speed), times)
+        latents = Latents.sample(self.G.config, [seed], device=self.mean.device)
+        homography = Homography.clock(direction, horizon, speed)
+        S_dyn = moving_maps(latents.S_dyn, homography, torch.as_tensor(times, dtype=torch.float64))
         w = truncate(self.G.mapping(latents.z), self.mean, self.psi).expand(len(times), -1)
-        return self.G.synthesis(w, [s.expand(len(times), -1, -1, -1) for s in latents.S_st], S_dyn).clamp(-1, 1), S_dyn
+        S_st = [s.expand(len(times), -1, -1, -1) for s in latents.S_st]
+        return self.G.synthesis(w, S_st, S_dyn).clamp(-1, 1), S_dyn
 
-    def draw(self, time, **motion):
-        images, maps = self.render([time], **motion)
-        fine = map_pictures([m[0] for m in maps[:-4:-1]], self.G.config.resolution, motion["horizon"])
-        return [images[0], *fine], "{direction}, speed {speed:+.2f}, horizon {horizon:.2f}, scene {seed}".format(**motion) + f", frame {time}"
+    def draw(self, time, direction, speed, horizon, seed):
+        images, maps = self.render([time], direction, speed, horizon, seed)
+        fine = map_pictures([m[0] for m in maps[:-4:-1]], max(192, self.G.config.resolution), horizon)
+        return [images[0], *fine], f"{direction}, speed {speed:+.2f}, horizon {horizon:.2f}, scene {seed}, frame {time}"
 
     def clip(self, tick=lambda share, sentence: None):
         "All frames with the present values, (T, 3, R, R)."
-        motion, total = self.values(), self.controls["time"].max + 1
-        motion.pop("time")
-        parts = []
+        total, parts = self.controls["time"].max + 1, []
+        motion = {key: value for key, value in self.values().items() if key != "time"}
         for times in torch.arange(total).split(8):
-            tick(float(times[0]) / total, f"frame {int(times[0])} of {total}")
+            tick(len(parts) * 8 / total, f"frame {len(parts) * 8} of {total}")
             parts.append(self.render(times, **motion)[0])
         return torch.cat(parts)
 
@@ -229,7 +240,7 @@ def read_upload(
         try: return read_photo(path, max_side)
         except InputError as error: raise InputError(str(error).replace(str(path), name)) from None
 
-# %% ../nbs/21_explorers.ipynb #4e098140
+# %% ../nbs/21_explorers.ipynb #d1d58a76
 class Watched:
     "A perceptual loss that calls `look` each time it looks at a picture."
     def __init__(self, loss, look): self.loss, self.look = loss, look
@@ -238,7 +249,8 @@ class Watched:
 
 def watched_animation(photo, tick, models, iterations, device, **options):
     "`animate`, telling `tick` how far the inversion is."
-    loss, total, seen = models.get("perceptual") or perceptual_loss("embedded", device), 2 * iterations + 4, itertools.count()
+    loss = models.get("perceptual") or perceptual_loss("embedded", device)
+    total, seen = 2 * iterations + 4, itertools.count()
     def look():
         k = next(seen)
         tick(0.9 * min(1.0, k / total), f"inversion, step {k} of at most {total}; then the frames")
@@ -249,7 +261,7 @@ def thumbnail(photo, longest=384):
     "A photo (3, H, W) with at most `longest` pixels on its longer side."
     ratio = min(1.0, longest / max(photo.shape[1:]))
     size = [max(1, round(ratio * s)) for s in photo.shape[1:]]
-    return photo if ratio == 1 else F.interpolate(photo[None], size=size, mode="bilinear", antialias=True)[0].clamp(-1, 1)
+    return F.interpolate(photo[None], size=size, mode="bilinear", antialias=True)[0].clamp(-1, 1)
 
 # %% ../nbs/21_explorers.ipynb #ee98d4f8
 def sample_photo():
@@ -266,7 +278,7 @@ def photo_controls(names):
                 iterations=choose("inversion", [("quick", 100), ("the paper's 500 steps", 500)], 100),
                 loop=widgets.Checkbox(False, description="loop"), seed=whole("seed", 0))
 
-# %% ../nbs/21_explorers.ipynb #3f47c01f
+# %% ../nbs/21_explorers.ipynb #831654cc
 class PhotoExplorer:
     "A photograph, chosen or uploaded, becomes a video to watch and to keep."
     def __init__(self,
@@ -275,15 +287,14 @@ class PhotoExplorer:
                  size: int = 512,              # longest side of the video in pixels
                  device="auto"):               # where to compute
         self.photos, self.models = dict(photos or {"china.jpg": sample_photo()}), dict(models or {})
-        self.size, self.device, self.video = size, pick_device(device), None
-        self.controls, self.job, self.movie = photo_controls(list(self.photos)), Job("animate", self.work), Movie("animated.mp4", size)
-        self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="upload a photo")
-        self.preview, self.report = widgets.Image(format="png", layout=widgets.Layout(width="384px")), widgets.HTML()
-        self.upload.observe(self.take, "value")
-        self.controls["photo"].observe(self.look, "value")
-        right = widgets.VBox([self.upload, *self.controls.values(), self.job.widget])
-        left = widgets.VBox([self.preview, self.movie.widget, self.report])
-        self.widget = widgets.HBox([left, right])
+        self.options, self.video = dict(size=size, device=pick_device(device)), None
+        self.controls, self.job = photo_controls(list(self.photos)), Job("animate", self.work)
+        self.movie, self.report = Movie("animated.mp4", size), widgets.HTML()
+        self.upload = widgets.FileUpload(accept="image/*", description="upload")
+        self.preview = widgets.Image(format="png", layout=widgets.Layout(width="384px", flex="0 0 auto"))
+        self.widget = beside([self.preview, self.movie.widget, self.report],
+                             [self.upload, *self.controls.values(), self.job.widget])
+        for widget, react in ((self.upload, self.take), (self.controls["photo"], self.look)): widget.observe(react, "value")
         self.look()
 
     def look(self, _=None): self.preview.value = as_png(thumbnail(self.photos[self.controls["photo"].value]))
@@ -294,19 +305,17 @@ class PhotoExplorer:
         except InputError as error: self.job.note.value = str(error); return
         self.photos |= new
         self.controls["photo"].options = list(self.photos)
-        for name in new: self.controls["photo"].value, self.job.note.value = name, f"{name} is here; press animate."
+        for name in new: self.controls["photo"].value, self.job.note.value = name, f"{name} is here."
         self.look()
 
     def render(self, photo, tick=lambda share, sentence: None, **options):
         "The `Video` of a photo (3, H, W); `options` are those of `animate`."
-        return watched_animation(photo, tick, self.models, size=self.size, device=self.device, **options)
+        return watched_animation(photo, tick, self.models, **self.options, **options)
 
     def work(self, tick):
-        values = {name: control.value for name, control in self.controls.items()}
-        name = values.pop("photo")
-        self.video = self.render(self.photos[name], tick, **values)
+        values = {key: control.value for key, control in self.controls.items()}
+        self.video = self.render(self.photos[name := values.pop("photo")], tick, **values)
         self.movie.show(self.video.frames, self.video.fps)
         self.report.value = f"<pre>{html.escape(str(self.video))}</pre>"
         return f"{name} moves."
-
     def _ipython_display_(self): display(self.widget)

@@ -138,13 +138,16 @@ def test_motion_plays_and_saves(page, address):
 
 def test_photo_survives_bad_uploads_and_makes_a_video(page, address, tmp_path):
     page.goto(address + "photo.ipynb")
-    page.locator("input[type=file]").first.wait_for(state="attached")
-    wait_for(page, "china.jpg")
+    upload = page.get_by_role("button", name="upload")
+    upload.wait_for()
+    def send(path):
+        with page.expect_file_chooser() as chooser: upload.click()
+        chooser.value.set_files(path)
     (tmp_path / "letter.jpg").write_text("Dear Sir or Madam")
-    page.locator("input[type=file]").first.set_input_files(tmp_path / "letter.jpg")
+    send(tmp_path / "letter.jpg")
     wait_for(page, "letter.jpg cannot be read as a picture")
     Image.fromarray(np.linspace(0, 255, 60 * 90 * 3).astype(np.uint8).reshape(60, 90, 3)).save(tmp_path / "mine.png")
-    page.locator("input[type=file]").first.set_input_files(tmp_path / "mine.png")
+    send(tmp_path / "mine.png")
     wait_for(page, "mine.png is here")
     assert pixels_of(page).shape == (60, 90, 3)
     page.locator(".widget-slider", has_text="seconds").locator(".noUi-handle").focus()
