@@ -69,13 +69,19 @@ def test_directive_is_the_first_line(notebook):
 
 
 def test_exported_names_are_shown_or_checked(notebook):
-    defined, used = {}, ""
+    "Each exported name occurs in a cell that shows or checks, itself or as a part of something exported that does."
+    parts, public, used = {}, set(), ""
     for _, source in cells(notebook, "code"):
-        if EXPORT.match(source) and not source.startswith(("#| exporti", "#|exporti")):
+        if exported(source):
             for node in ast.parse(source).body:
-                if isinstance(node, (ast.FunctionDef, ast.ClassDef)): defined[node.name] = node
-        elif not exported(source): used += source + "\n"
-    hidden = [name for name in defined if not name.startswith("_") and not re.search(rf"\b{name}\b", used)]
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                    parts[node.name] = ast.unparse(node)
+                    if not source.startswith("#| exporti"): public.add(node.name)
+        else: used += source + "\n"
+    mentions = lambda name, text: re.search(rf"\b({name}|{name.replace('_', '-')})\b", text)
+    reached = {name for name in parts if mentions(name, used)}
+    while grown := {name for name in parts if name not in reached and any(mentions(name, parts[other]) for other in reached)}: reached |= grown
+    hidden = sorted(name for name in public - reached if not name.startswith("_"))
     assert not hidden, f"neither shown nor checked: {', '.join(hidden)}"
 
 
