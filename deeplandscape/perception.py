@@ -339,7 +339,7 @@ class Distillation(nn.Module):
             total = total + F.mse_loss(guess, target)
         return total / len(self.heads)
 
-# %% ../nbs/08_perception.ipynb #98e56f5f
+# %% ../nbs/08_perception.ipynb #ee8a2cfa
 @dataclass(frozen=True)
 class PerceptionTraining:
     "How the embedded network is trained."
@@ -350,11 +350,11 @@ class PerceptionTraining:
     rate: float = 3e-3                   # largest learning rate; cosine after a short rise
     distil: float = 0.5                  # weight of the distillation
     pseudo: float = 0.5                  # weight of the pseudo-labels, from a fifth of the run on
-    average: float = 0.998               # of the running average of the weights
+    average: float = 0.99                # of the running average of the weights
     every: int = 100                     # steps between checkpoints
     seed: int = 0                        # of everything random
 
-# %% ../nbs/08_perception.ipynb #067ea316
+# %% ../nbs/08_perception.ipynb #37a6896a
 class _Run:
     def __init__(self, settings, photos, teacher, device):
         self.settings, self.photos, self.device, self.step, self.history = settings, photos, device, 0, []
@@ -364,7 +364,7 @@ class _Run:
         self.mean.eval().requires_grad_(False)
         self.distil, parts = None, [self.net]
         if teacher is not None:
-            images, *_ = self.batch(item_generator(settings.seed, "statistics"), 96, 48)
+            images, *_ = self.batch(item_generator(settings.seed, "statistics"), 96, 4 * settings.scenes)
             self.distil = Distillation(teacher, self.net.config.channels, images).to(device)
             parts.append(self.distil)
         self.weights = [p for part in parts for p in part.parameters()]
@@ -460,11 +460,11 @@ def train_perception(
             return None
     return _finish(run, out / "perception.safetensors")
 
-# %% ../nbs/08_perception.ipynb #719b75f2
+# %% ../nbs/08_perception.ipynb #7f078bfc
 def _finish(run, path):
     "Folds, calibrates and writes the averaged network."
     net = fold_normalisation(run.mean)
-    images, *_ = run.batch(item_generator(run.settings.seed, "scale"), 96, 24)
+    images, *_ = run.batch(item_generator(run.settings.seed, "scale"), 96, 4 * run.settings.scenes)
     with torch.no_grad():
         order = torch.arange(len(images)).roll(1)
         net.scale.copy_(torch.stack([(m - m[order]).abs().mean() for m in net.encode(images)]).clamp_min(1e-4))
@@ -491,7 +491,7 @@ def load_perception(
     net.meta = meta
     return net.eval().requires_grad_(False).to(pick_device(device))
 
-# %% ../nbs/08_perception.ipynb #0d7dc7d9
+# %% ../nbs/08_perception.ipynb #8091774a
 def _iou(a, b, valid=None):
     "Intersection over union of two boolean masks where valid; NaN when both are empty."
     valid = torch.ones_like(a) if valid is None else valid
@@ -506,8 +506,11 @@ def _on_photos(net, photos, size):
     t, n = photos.has_sky, photos.has_notes
     known, noted = (water - 0.5).abs() > 0.45, water > 0.5
     dry = n & (noted.flatten(1).sum(1) == 0)
-    wet, same = n & ~dry, (label == 1) == (sky > 0.5)
-    return dict(sky_iou_teacher=_iou(label[t] == 1, sky[t] > 0.5), sky_accuracy_teacher=same[t].float().mean().item(),
+    wet, found, taught = n & ~dry, label == 1, sky > 0.5
+    each = torch.tensor([_iou(found[k], taught[k]) for k in t.nonzero()[:, 0] if taught[k].float().mean() > 0.05])
+    return dict(sky_iou_teacher=_iou(found[t], taught[t]),
+                sky_iou_teacher_median=each.median().item() if len(each) else math.nan,
+                sky_accuracy_teacher=(found == taught)[t].float().mean().item(),
                 water_iou_notes=_iou(label[wet] == 2, noted[wet], known[wet]),
                 water_where_none=(label[dry] == 2).float().mean().item(),
                 photographs_sky=int(t.sum()), photographs_water=int(wet.sum()), photographs_dry=int(dry.sum()))
