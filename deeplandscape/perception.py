@@ -570,7 +570,7 @@ def perception_card(
         "embedded Frechet distance. Not LPIPS, not FID: numbers made with it carry its name.", "",
         f"- Network: `Perception`, channels {meta['config']['channels']}, half precision, normalisation folded.",
         f"- Training: {t['steps']} steps of {t['scenes']} scenes and {t['photos'] if t['photographs'] else 0} photographs",
-        f"  at {min(t['sizes'])} to {max(t['sizes'])} px, seed {t['seed']}, by `nbs/repro/a0_perception.ipynb`.",
+        f"  at {min(t['sizes'])} to {max(t['sizes'])} px, seed {t['seed']}, by `train_perception`.",
         f"- Data: the procedural scenes with their exact masks, and {t['photographs']} photographs of which",
         f"  {t.get('with_sky', 0)} with sky maps of a teacher and {t.get('with_notes', 0)} with hand-made notes on water.",
         "- Feature teacher: " + ("MobileNet-v1 on ImageNet (Apache-2.0 upstream)." if t["distilled"] else "none."), "",
