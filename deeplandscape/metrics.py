@@ -261,7 +261,7 @@ def pooled_features(
         rows.append(net.pooled(part.to(net.scale.device)).cpu().double())
     return torch.cat(rows)
 
-# %% ../nbs/14_metrics.ipynb #cbe68792
+# %% ../nbs/14_metrics.ipynb #2c242adc
 @functools.lru_cache(maxsize=1)
 def inception(
     device="cpu",     # where it computes
@@ -272,6 +272,10 @@ def inception(
     except ImportError:
         raise InputError("FID needs torch-fidelity: pip install deeplandscape[metrics].") from None
     path = str(weights_path("inception"))
+    try:
+        torch.load(path, weights_only=True, mmap=True)         # refuses anything but tensors before the package reads it
+    except Exception as error:
+        raise InputError(f"{path} is no file of Inception weights ({type(error).__name__}); fetch it again.") from None
     net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=path)
     net = net.eval().to(device)
     return lambda images: net(to_uint8(images).to(device))[0].double().cpu()
