@@ -43,7 +43,7 @@ readme: $(READY)  ## README.md from nbs/index.ipynb
 	DEEPLANDSCAPE_PROGRESS=0 $(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute nbs/index.ipynb --stdout \
 	  | $(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdin --stdout --RegexRemovePreprocessor.patterns='^#\|\s*hide' \
 	    --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags hide_input \
-	  | sed 's#](\.\./#](#g' > README.md.new
+	  | sed -e 's#](\.\./#](#g' -e 's#src="\.\./#src="#g' > README.md.new
 	mv README.md.new README.md
 
 browser: $(READY)  ## tests in a real browser (needs Chromium)

@@ -76,18 +76,23 @@ def git_commit() -> str | None:  # commit hash, None outside a repository
         return None
     return found.stdout.strip() if found.returncode == 0 else None
 
-# %% ../nbs/20_report.ipynb #c1aece7c
+# %% ../nbs/20_report.ipynb #66de8b55
 def write_gif(
-    frames: torch.Tensor,       # (T, 3, H, W) in [-1, 1]
-    path: Path,                 # ends in .gif
-    fps: float = 15,            # frames per second of `frames`
-    most_bytes: int = 2_400_000 # size limit of the file
-) -> int:                       # the step: every step-th frame was written
-    "Writes a looping GIF of at most `most_bytes`, leaving out frames as far as needed; the speed stays."
-    for step in range(max(1, round(fps / 15)), len(frames) + 1):
-        write_video(frames[::step], path, fps=fps / step)
-        if Path(path).stat().st_size <= most_bytes:
-            return step
+    frames: torch.Tensor,        # (T, 3, H, W) in [-1, 1]
+    path: Path,                  # ends in .gif
+    fps: float = 15,             # frames per second of `frames`
+    most_bytes: int = 2_400_000, # size limit of the file
+) -> tuple[int, int]:            # step and width: every step-th frame was written, so wide
+    "Writes a looping GIF of at most `most_bytes`: smaller first, then with fewer frames; the speed stays."
+    step, full = max(1, round(fps / 12)), frames.shape[-1]
+    tries = [(step, min(full, width)) for width in (720, 600, 500, 420, 360)]
+    tries += [(more, min(full, 360)) for more in range(step + 1, len(frames) + 1)]
+    for step, width in dict.fromkeys(tries):
+        scale = width / full
+        small = frames[::step]
+        if scale < 1: small = F.interpolate(small, scale_factor=scale, mode="bilinear", antialias=True)
+        write_video(small, path, fps=fps / step)
+        if Path(path).stat().st_size <= most_bytes: return step, width
     raise InputError(f"one frame of {tuple(frames.shape[-2:])} pixels exceeds {most_bytes} bytes: make it smaller")
 
 # %% ../nbs/20_report.ipynb #e0ef4e1b
