@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SLOW', 'horizon_of', 'animate_maps', 'Composer', 'Video', 'render_frames', 'animate']
 
-# %% ../nbs/12_animation.ipynb #a0b0afda
+# %% ../nbs/12_animation.ipynb #ddbabad1
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from .core import InputError, item_generator, item_normal, pick_device, progress
 from .core import to_uint8, write_video
 from .encoder import load_encoder
 from .generator import Generator, load_generator
-from .inversion import Inversion, Settings, find_variant, invert
+from .inversion import STEADY, Inversion, find_variant, invert
 from .metrics import masked_ssim, ssim
 from .motion import CLOCK, Homography, moving_maps, phases
 from .perception import perceptual_loss, segmenter
@@ -72,26 +72,28 @@ def horizon_of(
         last = row
     return (last + 1) / height
 
-# %% ../nbs/12_animation.ipynb #72b3931f
+# %% ../nbs/12_animation.ipynb #7dd54050
 def animate_maps(
     S_dyn: list,              # per level (1, 1, s, s): the inverted dynamic maps
     moving: Tensor,           # (1, 1, R, R) in [0, 1], 1 where things move
     homography: Homography,   # the motion
     times: Tensor,            # (T,) in frames at 30 a second
-    period=None, overlap=1.0,   # when the motion begins anew, see `phases`
+    period=None, overlap=1.0, # when the motion begins anew, see `phases`
     seed: int = 0,            # of the noise that fills static parts
 ) -> list:                    # per level (T, 1, s, s)
     "The dynamic maps over time, moving inside the mask and untouched outside."
     masks = [F.interpolate(moving, size=s.shape[-2:], mode="area") for s in S_dyn]
     filled = []
     for s, m in zip(S_dyn, masks):
+        rim = max(1, s.shape[-1] // 24)
+        inside = m * F.pad(torch.ones_like(m[..., rim:-rim, rim:-rim]), (rim,) * 4)
         noise = item_normal((1, *s.shape[-2:]), [seed], "fill", s.shape[-1], device=s.device)
-        std = ((s.square() * m).sum() / m.sum().clamp(min=1e-6)).sqrt()
-        filled.append(m * s + (1 - m) * std * noise)
+        std = ((s.square() * inside).sum() / inside.sum().clamp(min=1e-6)).sqrt()
+        filled.append(inside * s.clamp(-3 * std, 3 * std) + (1 - inside) * std * noise)
     warped = moving_maps(filled, homography, times, period, overlap)
     return [s + m * (w - f) for s, m, w, f in zip(S_dyn, masks, warped, filled)]
 
-# %% ../nbs/12_animation.ipynb #8c149765
+# %% ../nbs/12_animation.ipynb #39b32959
 def enlarge(x, size): return F.interpolate(x, size=tuple(size), mode="bicubic", align_corners=False)
 
 def shrink(region, radius):
@@ -108,6 +110,7 @@ def detail_of(x, region, cells, limit):
     detail = region * (x - mean - enlarge(broad, x.shape[-2:]))
     radius = max(2, min(x.shape[-2:]) // 60)
     strength = F.avg_pool2d(detail.square().mean(1, keepdim=True), 2 * radius + 1, 1, radius).sqrt()
+    if bool((region > 0.5).any()): limit = min(limit, max(0.03, 3 * float(strength[region > 0.5].median())))
     return detail / (1 + (strength / limit) ** 4)
 
 # %% ../nbs/12_animation.ipynb #5e9aa613
@@ -276,7 +279,7 @@ def describe(original, image, frames, fps, p):
             "video": f"{w} x {h}, {frames} frames at {fps:g} a second",
             "sky, water": f"{share[1]:.0%}, {share[2]:.0%} of the picture"}
 
-# %% ../nbs/12_animation.ipynb #ab5aa421
+# %% ../nbs/12_animation.ipynb #3e91a894
 SLOW = 0.5
 
 def animate(
@@ -309,7 +312,7 @@ def animate(
     R = G.config.resolution
     square, static = resize(image, (R, R)), resize(p[:, :1], (R, R))
     steps = {} if iterations is None else dict(iterations=iterations, tune_iterations=iterations)
-    settings = Settings(**steps)
+    settings = replace(STEADY, **steps)
     found = invert(G, square, variant, E, static, perceptual, settings, seed, bars(settings))
     inverted = time.perf_counter()
     homography = Homography.clock(hour, horizon, SLOW * speed)
