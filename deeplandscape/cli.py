@@ -190,7 +190,7 @@ def read_folder(folder, size, limit):
     shrink = lambda x: F.interpolate(x[None], size=(size, size), mode="bilinear", antialias=True)
     return torch.cat([shrink(read_photo(p)) for p in progress(files, folder.name)])
 
-# %% ../nbs/23_cli.ipynb #644a3cb0
+# %% ../nbs/23_cli.ipynb #46d705d9
 @app.command()
 def evaluate(
     generated: Annotated[Path, typer.Argument(help="folder of generated pictures")],
@@ -214,7 +214,7 @@ def import_official(
 ):
     "Convert the authors' released weights; nothing in the file is executed."
     from deeplandscape.official import import_official as run
-    typer.echo(run(file, out))
+    typer.echo("\n".join(run(file, out)))
 
 # %% ../nbs/23_cli.ipynb #2da945c8
 @app.command()
