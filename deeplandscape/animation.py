@@ -113,7 +113,7 @@ def detail_of(x, region, cells, limit):
     if bool((region > 0.5).any()): limit = min(limit, max(0.03, 3 * float(strength[region > 0.5].median())))
     return detail / (1 + (strength / limit) ** 4)
 
-# %% ../nbs/12_animation.ipynb #5e9aa613
+# %% ../nbs/12_animation.ipynb #9fe87d0e
 def light_change(frames, first, static, width=0.15):
     "How much lighter static parts became since the first frame: smooth ratios (T, 3, R, R)."
     at = torch.arange(first.shape[-1], device=first.device, dtype=first.dtype)
@@ -122,7 +122,13 @@ def light_change(frames, first, static, width=0.15):
     floor = 0.05 * (blur @ static @ blur) + 1e-3
     return ((smooth(frames) + floor) / (smooth(first) + floor)).clamp(0.1, 10)
 
-# %% ../nbs/12_animation.ipynb #ab55915a
+def temper(change, limit=0.3):
+    "A change (T, 3, R, R) of the model's picture whose local part never exceeds `limit`."
+    broad = enlarge(resize(change, (4, 4)), change.shape[-2:])
+    local = change - broad
+    return broad + local / (1 + (local / limit).square()).sqrt()
+
+# %% ../nbs/12_animation.ipynb #04d7b8c3
 @dataclass(frozen=True)
 class Composer:
     "Brings frames of the model to the size of the photo, with the photo's detail."
@@ -156,7 +162,7 @@ class Composer:
         size, static, e = self.photo.shape[-2:], self.masks[:, :1], self.excess()
         light = enlarge(light_change(frames, self.first, resize(static, self.first.shape[-2:])), size)
         lit = (self.photo + 1) * torch.lerp(torch.ones_like(light), light, static) - 1
-        change = enlarge(frames, size) - enlarge(self.first, size) + self.carried(e, times) - e
+        change = enlarge(temper(frames - self.first), size) + self.carried(e, times) - e
         return (lit + (1 - static) * change).clamp(-1, 1)
 
 # %% ../nbs/12_animation.ipynb #93db08e7
