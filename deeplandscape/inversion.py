@@ -144,6 +144,7 @@ class State:
     S_st: list[Tensor]     # per level (B, 1, s, s)
     S_dyn: list[Tensor]
 
+# %% ../nbs/10_inversion.ipynb #a21827ad
 def variables(
     state: State,
     parts,                 # which of "W", "S_st", "S_dyn"
