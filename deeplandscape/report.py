@@ -76,7 +76,7 @@ def git_commit() -> str | None:  # commit hash, None outside a repository
         return None
     return found.stdout.strip() if found.returncode == 0 else None
 
-# %% ../nbs/20_report.ipynb #66de8b55
+# %% ../nbs/20_report.ipynb #5aef6c4c
 def write_gif(
     frames: torch.Tensor,        # (T, 3, H, W) in [-1, 1]
     path: Path,                  # ends in .gif
@@ -85,14 +85,15 @@ def write_gif(
 ) -> tuple[int, int]:            # step and width: every step-th frame was written, so wide
     "Writes a looping GIF of at most `most_bytes`: smaller first, then with fewer frames; the speed stays."
     step, full = max(1, round(fps / 12)), frames.shape[-1]
-    tries = [(step, min(full, width)) for width in (720, 600, 500, 420, 360)]
-    tries += [(more, min(full, 360)) for more in range(step + 1, len(frames) + 1)]
-    for step, width in dict.fromkeys(tries):
-        scale = width / full
+    width = min(full, 600)
+    while step <= len(frames):
         small = frames[::step]
-        if scale < 1: small = F.interpolate(small, scale_factor=scale, mode="bilinear", antialias=True)
+        if width < full: small = F.interpolate(small, scale_factor=width / full, mode="bilinear", antialias=True)
         write_video(small, path, fps=fps / step)
-        if Path(path).stat().st_size <= most_bytes: return step, width
+        size = Path(path).stat().st_size
+        if size <= most_bytes: return step, width
+        smaller = int(width * 0.95 * (most_bytes / size) ** 0.5)     # bytes go with the area
+        step, width = (step, smaller) if smaller >= 300 else (step + 1, width)
     raise InputError(f"one frame of {tuple(frames.shape[-2:])} pixels exceeds {most_bytes} bytes: make it smaller")
 
 # %% ../nbs/20_report.ipynb #e0ef4e1b
