@@ -66,7 +66,7 @@ class Settings:
     tune_perceptual: float = 0.1   # "much larger (10x) weight"
 
 OFFICIAL = Settings(stop_after=500, keep_zero=False)
-STEADY = Settings(S_lr=0.25)       # what `animate` uses: smaller maps, which move without artefacts
+STEADY = Settings(S_lr=0.25, tune_lr=8e-3, tune_perceptual=0.03)       # what `animate` uses
 
 # %% ../nbs/10_inversion.ipynb #f8dc74da
 class Adam:
