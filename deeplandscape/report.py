@@ -522,7 +522,7 @@ def figure_order(name: str) -> tuple:
     kinds = ["fig", "tab", "sec", "a"]
     return next((i for i, kind in enumerate(kinds) if name.startswith(kind)), len(kinds)), name
 
-# %% ../nbs/20_report.ipynb #d15871fd
+# %% ../nbs/20_report.ipynb #20107d30
 def gallery_entry(path: Path) -> str:
     "One result as Markdown: title, moving or still picture, its single numbers, where it comes from."
     facts, name = json.loads(path.read_text(encoding="utf-8")), path.stem
@@ -532,7 +532,8 @@ def gallery_entry(path: Path) -> str:
     if picture: parts.append(f"![{title}]({picture.name})")
     flat = {k: v for k, v in facts["values"].items() if not isinstance(v, (dict, list))}
     if flat:
-        lines = [f"| {k} | {v:.4g} |" if isinstance(v, float) else f"| {k} | {v} |" for k, v in flat.items()]
+        cells = {k.replace("|", "\\|"): f"{v:.4g}" if isinstance(v, float) else v for k, v in flat.items()}
+        lines = [f"| {k} | {v} |" for k, v in cells.items()]
         parts.append("\n".join(["| | |", "| --- | --- |", *lines]))
     suffixes = [s for s in (".png", ".gif", ".mp4", ".csv", ".json") if path.with_suffix(s).exists()]
     links = [f"[{s[1:]}]({name}{s})" for s in suffixes]
@@ -570,7 +571,7 @@ def gallery_index(folder: Path) -> str:
         lines.append(f"- [{page.parent.name}]({page.parent.name}/README.md): " + ", ".join(names))
     return "\n".join(lines) + "\n"
 
-# %% ../nbs/20_report.ipynb #2776d73d
+# %% ../nbs/20_report.ipynb #77da6e46
 def summary(
     folder: str | Path,          # a folder of results
     link: str = "",              # written before each link
@@ -585,7 +586,8 @@ def summary(
         numbers = numbers or [f"{k}: {v}" for k, v in values.items()][:1]
         suffixes = [s for s in (".png", ".mp4", ".csv", ".json") if path.with_suffix(s).exists()]
         files = " ".join(f"[{s[1:]}]({link}{path.stem}{s})" for s in suffixes)
-        lines.append(f"| {title_of(path.stem)[0]} | {'; '.join(numbers)} | {files} |")
+        said = "; ".join(numbers).replace("|", "\\|")
+        lines.append(f"| {title_of(path.stem)[0]} | {said} | {files} |")
     return "\n".join(lines)
 
 # %% ../nbs/20_report.ipynb #3306d0ca
