@@ -97,6 +97,11 @@ def write_gif(
     raise InputError(f"one frame of {tuple(frames.shape[-2:])} pixels exceeds {most_bytes} bytes: make it smaller")
 
 # %% ../nbs/20_report.ipynb #e0ef4e1b
+def portable(parameters: dict) -> dict:
+    "Parameters without the place of the project's folder, which says nothing to anybody else."
+    here = f"{project_folder()}/"
+    return {k: v.replace(here, "") if isinstance(v, str) else v for k, v in parameters.items()}
+
 def provenance(name, profile, values, parameters, weights, seed, started) -> dict:
     "What a result's JSON says: what was computed, from what; and apart from that when, where and how long."
     seconds = None if started is None else round(time.time() - started, 1)
@@ -106,7 +111,7 @@ def provenance(name, profile, values, parameters, weights, seed, started) -> dic
     for item in weights:
         path = Path(item) if Path(item).is_file() else weights_path(str(item))
         hashes[path.name] = file_sha256(path)
-    return {"name": name, "profile": profile, "values": values, "parameters": parameters, "seed": seed,
+    return {"name": name, "profile": profile, "values": values, "parameters": portable(parameters), "seed": seed,
             "weights": hashes,
             "code": code_version(),
             "run": {"started": begun, "seconds": seconds, "commit": git_commit(), "torch": torch.__version__,
