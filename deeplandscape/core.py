@@ -6,9 +6,9 @@
 __all__ = ['WEIGHTS', 'InputError', 'pick_device', 'use_threads', 'item_generator', 'item_normal', 'writing', 'atomic',
            'save_tensors', 'load_tensors', 'to_uint8', 'from_uint8', 'open_photo', 'read_photo', 'image_grid', 'show',
            'save_image', 'write_video', 'iterate_video', 'read_video', 'progress', 'Weights', 'file_sha256',
-           'weights_path', 'register_weights']
+           'find_weights', 'weights_path', 'load_state', 'register_weights']
 
-# %% ../nbs/00_core.ipynb #0532b8ab
+# %% ../nbs/00_core.ipynb #cceb160c
 import contextlib
 import errno
 import functools
@@ -18,6 +18,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import re
 import secrets
 import shutil
@@ -26,6 +27,7 @@ import sys
 import urllib.error
 import urllib.request
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -442,7 +444,7 @@ def progress(
         return tqdm(total=iterable_or_total, desc=description, **options)
     return tqdm(iterable_or_total, desc=description, **options)
 
-# %% ../nbs/00_core.ipynb #1612ed84
+# %% ../nbs/00_core.ipynb #ef3e8bad
 @dataclass(frozen=True)
 class Weights:
     "Where a set of weights comes from and how to know it is the right one."
@@ -450,24 +452,44 @@ class Weights:
     about: str  # one line
     licence: str  # of the weights
     url: str = None  # None: embedded in the package
-    sha256: str = None  # None: checked by the hash in the file name or in the manifest
-    bytes: int = None  # size where known
+    sha256: str = None  # whole digest; None: the digits in the file name, or the manifest
+    bytes: int = None  # size as published, where known
+    inside: str = None  # this file of an installed package serves as well
 
-# %% ../nbs/00_core.ipynb #d0f61251
+# %% ../nbs/00_core.ipynb #e0a62ec2
 _torchvision = "https://download.pytorch.org/models/"
 _fidelity = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+_heads = "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/vgg.pth"
+_i3d = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1"
+_segformer = "https://huggingface.co/nvidia/segformer-b2-finetuned-ade-512-512/resolve/main/pytorch_model.bin"
+_imagenet = "BSD-3-Clause; ImageNet terms"
 WEIGHTS = {
     "generator": Weights("generator.safetensors", "G, trained on scenes and photographs", "Apache-2.0"),
     "perception": Weights("perception.safetensors", "segmentation and features", "Apache-2.0"),
     "encoder": Weights("encoder.safetensors", "E for the embedded generator", "Apache-2.0"),
-    "vgg19": Weights("vgg19-dcbb9e9d.pth", "VGG19 on ImageNet (perceptual loss)",
-                     "BSD-3-Clause; ImageNet terms", _torchvision + "vgg19-dcbb9e9d.pth", bytes=574673361),
-    "resnet152": Weights("resnet152-394f9c45.pth", "ResNet-152 on ImageNet (backbone of E)",
-                         "BSD-3-Clause; ImageNet terms", _torchvision + "resnet152-394f9c45.pth"),
+}
+
+# %% ../nbs/00_core.ipynb #40a7d2bf
+WEIGHTS |= {
+    "vgg19": Weights("vgg19-dcbb9e9d.pth", "VGG19 on ImageNet (perceptual loss)", _imagenet, _torchvision + "vgg19-dcbb9e9d.pth",
+                     "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44", 574673361),
+    "vgg16": Weights("vgg16-397923af.pth", "VGG16 on ImageNet (trunk of LPIPS)", _imagenet, _torchvision + "vgg16-397923af.pth",
+                     "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0", 553433881),
+    "lpips": Weights("lpips-v0.1-vgg.pth", "heads of LPIPS 0.1 for VGG16", "BSD-2-Clause", _heads,
+                     "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868", 7289,
+                     "torchmetrics/functional/image/lpips_models/vgg.pth"),
+    "inception": Weights("weights-inception-2015-12-05-6726825d.pth", "Inception of the original FID", "Apache-2.0",
+                         _fidelity + "weights-inception-2015-12-05-6726825d.pth",
+                         "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2", 95628359),
+    "i3d": Weights("i3d_torchscript.pt", "I3D on Kinetics-400 (FVD), TorchScript", "Apache-2.0 upstream", _i3d,
+                   "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2", 51235320),
     "raft": Weights("raft_large_C_T_SKHT_V2-ff5fadd5.pth", "RAFT optical flow", "BSD-3-Clause",
-                    _torchvision + "raft_large_C_T_SKHT_V2-ff5fadd5.pth"),
-    "inception": Weights("weights-inception-2015-12-05-6726825d.pth", "Inception of the standard FID",
-                         "Apache-2.0", _fidelity + "weights-inception-2015-12-05-6726825d.pth"),
+                    _torchvision + "raft_large_C_T_SKHT_V2-ff5fadd5.pth", bytes=round(20.129 * 2**20)),
+    "segformer": Weights("segformer-b2-ade-512.bin", "SegFormer-B2 on ADE20K", "NVIDIA Source Code License (non-commercial)",
+                         _segformer, bytes=round(105 * 2**20)),
+    "resnet152": Weights("resnet152-394f9c45.pth", "ResNet-152 on ImageNet (backbone of E)", _imagenet,
+                         _torchvision + "resnet152-394f9c45.pth",
+                         "394f9c45966e3651a89bbb78a48410a6755854ce4a5ab64927cf1c7247f85e58", round(230.434 * 2**20)),
 }
 
 # %% ../nbs/00_core.ipynb #4cc58306
@@ -510,7 +532,7 @@ def _manifest(folder: Path) -> dict:
     path = folder / "manifest.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
-# %% ../nbs/00_core.ipynb #3453e7c8
+# %% ../nbs/00_core.ipynb #cd022bd1
 def _fetch(url, target: Path, expected):
     "Downloads with progress, going on where an earlier attempt stopped; verified before it gets its name."
     part = target.with_name(target.name + ".part")
@@ -518,7 +540,16 @@ def _fetch(url, target: Path, expected):
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "deeplandscape", "Range": f"bytes={have}-"}
     ask = urllib.request.Request(url, headers=headers if have else {"User-Agent": "deeplandscape"})
-    with urllib.request.urlopen(ask, timeout=30) as answer:
+    try:
+        answer = urllib.request.urlopen(ask, timeout=30)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # 416: there is nothing after what we have
+            raise
+        if expected and file_sha256(part).startswith(expected):
+            return os.replace(part, target)
+        part.unlink()
+        return _fetch(url, target, expected)
+    with answer:
         have = have if answer.status == 206 else 0
         total = have + int(answer.headers.get("Content-Length") or 0)
         bar = progress(total or None, target.name, unit="B", unit_scale=True, initial=have)
@@ -533,11 +564,16 @@ def _fetch(url, target: Path, expected):
         raise InputError(f"What came from {url} is not {target.name} (wrong SHA-256); try again later.")
     os.replace(part, target)
 
-# %% ../nbs/00_core.ipynb #b9e57363
-def weights_path(
+# %% ../nbs/00_core.ipynb #34800a76
+def _expected(entry: Weights) -> str:
+    "What the digest of a downloaded file must begin with; empty when nothing is known."
+    return entry.sha256 or "".join(re.findall(r"-([0-9a-f]{8,})\.", entry.file))
+
+# %% ../nbs/00_core.ipynb #aa8f896d
+def find_weights(
     name: str,  # a key of WEIGHTS
-) -> Path:  # an existing, verified file
-    "The file of a set of weights: your own folder first, then the package, then the cache, then a download."
+):  # Path of a verified file, or None when it would have to be fetched
+    "The file of a set of weights if it is on this machine; nothing is downloaded."
     if name not in WEIGHTS:
         raise InputError(f"There are no weights called {name!r}; known are {', '.join(WEIGHTS)}.")
     entry, own = WEIGHTS[name], os.environ.get("DEEPLANDSCAPE_WEIGHTS")
@@ -545,22 +581,45 @@ def weights_path(
         return Path(own) / entry.file
     if entry.url is None:
         path, known = _packaged() / entry.file, _manifest(_packaged()).get(name, {})
-        if not path.is_file():
-            raise InputError(f"The weights {entry.file} are not in this installation; "
-                             "set DEEPLANDSCAPE_WEIGHTS to a folder with it.")
-        return _verify(path, known.get("sha256"))
-    expected = entry.sha256 or "".join(re.findall(r"-([0-9a-f]{8,})\.", entry.file))
-    for place in (_cache(), Path(torch.hub.get_dir()) / "checkpoints"):
-        if (place / entry.file).is_file():
-            return _verify(place / entry.file, expected)
+        return _verify(path, known.get("sha256")) if path.is_file() else None
+    places = [_cache() / entry.file, Path(torch.hub.get_dir()) / "checkpoints" / entry.file]
+    package, _, rest = (entry.inside or "").partition("/")
+    if package and (spec := importlib.util.find_spec(package)):
+        places.insert(0, Path(spec.origin).parent / rest)
+    return next((_verify(path, _expected(entry)) for path in places if path.is_file()), None)
+
+# %% ../nbs/00_core.ipynb #e10399a3
+def weights_path(
+    name: str,  # a key of WEIGHTS
+) -> Path:  # an existing, verified file
+    "The file of a set of weights, as `find_weights` has it, downloaded when it is not here."
+    if path := find_weights(name):
+        return path
+    entry = WEIGHTS[name]
+    if entry.url is None:
+        raise InputError(f"The weights {entry.file} are not in this installation; "
+                         "set DEEPLANDSCAPE_WEIGHTS to a folder with it.")
     try:
         with writing(_cache() / entry.file):
-            _fetch(entry.url, _cache() / entry.file, expected)
+            _fetch(entry.url, _cache() / entry.file, _expected(entry))
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise InputError(f"{entry.file} could not be fetched from {entry.url} ({reason}); download it by hand "
                          "into a folder and set DEEPLANDSCAPE_WEIGHTS to that folder.") from error
     return _cache() / entry.file
+
+# %% ../nbs/00_core.ipynb #5f22d5d2
+def load_state(
+    path,  # .pth or .bin file of torch.save, new or old format
+) -> dict:  # name -> tensor, on the CPU
+    "The tensors of a published file; code in it is refused, not run."
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path} is no file of weights ({type(error).__name__}); fetch it again.") from None
+    if not (isinstance(state, dict) and state and all(torch.is_tensor(v) for v in state.values())):
+        raise InputError(f"{path} holds something else than named tensors; fetch it again.")
+    return dict(state)
 
 # %% ../nbs/00_core.ipynb #fb74c155
 def register_weights(
