@@ -5,20 +5,29 @@
 # %% auto #0
 __all__ = ['append_batch_deviation', 'Block', 'Score', 'Discriminator']
 
-# %% ../nbs/05_discriminators.ipynb #dcb7a250
+# %% ../nbs/05_discriminators.ipynb #98bd4913
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.nn.functional import all_reduce
 import torch.nn.functional as F
 
 from .core import InputError
 from .layers import DownConv2d, EqualConv2d, EqualLinear, blur
 
-# %% ../nbs/05_discriminators.ipynb #c4ec32b3
+# %% ../nbs/05_discriminators.ipynb #fd8d9c81
+def _batch_variance(x):
+    "Variance over the batch, over the batches of all processes together: (B, ...) -> (1, ...)."
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1): return x.var(dim=0, correction=0, keepdim=True)
+    mean = lambda y: all_reduce(y.mean(dim=0, keepdim=True)) / dist.get_world_size()
+    return mean((x - mean(x)).square())
+
+# %% ../nbs/05_discriminators.ipynb #f2e5183f
 def append_batch_deviation(
     x,    # features (B, C, H, W)
 ):        # (B, C + 1, H, W)
     "Append a channel holding the mean over all features of their standard deviation over the batch."
-    deviation = (x.float().var(dim=0, correction=0) + 1e-8).sqrt().mean().to(x.dtype)
+    deviation = (_batch_variance(x.float()) + 1e-8).sqrt().mean().to(x.dtype)
     return torch.cat([x, deviation.expand(len(x), 1, *x.shape[2:])], dim=1)
 
 # %% ../nbs/05_discriminators.ipynb #348945eb
