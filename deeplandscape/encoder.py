@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
-import torchvision
 
 from .core import (InputError, WEIGHTS, item_generator, load_tensors, pick_device, progress,
                                 save_tensors,
@@ -31,7 +30,8 @@ class ResNetFeatures(nn.Module):
                  name: str = "resnet152",     # which one: resnet18 ... resnet152
                  pretrained: bool = False):   # start from ImageNet weights, downloaded
         super().__init__()
-        net = getattr(torchvision.models, name)()
+        from torchvision import models          # takes seconds, and only the larger backbones need it
+        net = getattr(models, name)()
         if pretrained: net.load_state_dict(torch.load(weights_path(name), weights_only=True))
         self.outputs = net.fc.in_features * 13 // 8              # 1/8 + 1/2 + 1 of the last stage's width
         for part in "conv1", "bn1", "layer1", "layer2", "layer3", "layer4":
