@@ -8,8 +8,9 @@ __all__ = ['WEIGHTS', 'InputError', 'pick_device', 'use_threads', 'item_generato
            'save_image', 'write_video', 'iterate_video', 'read_video', 'progress', 'Weights', 'file_sha256',
            'find_weights', 'weights_path', 'load_state', 'register_weights']
 
-# %% ../nbs/00_core.ipynb #cceb160c
+# %% ../nbs/00_core.ipynb #a874b60e
 import contextlib
+import ctypes
 import errno
 import functools
 import hashlib
@@ -62,11 +63,24 @@ def pick_device(
         raise InputError("The device mps is not there; use --device auto.")
     return found
 
-# %% ../nbs/00_core.ipynb #4bf8a149
+# %% ../nbs/00_core.ipynb #9c723a06
+def keep_memory() -> bool:   # whether it was set
+    "Asks glibc to keep freed blocks instead of handing them back to the system."
+    if any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")):
+        return False
+    try:
+        if not os.confstr("CS_GNU_LIBC_VERSION"): return False
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, ValueError, OSError, TypeError): return False
+    trim, mmap = -1, -3                                             # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    kept = mallopt(mmap, 1 << 30) or mallopt(mmap, 32 << 20)        # older versions refuse more than 32 MiB
+    return bool(mallopt(trim, 2**31 - 1) and kept)
+
+# %% ../nbs/00_core.ipynb #509c054c
 def use_threads(
     n=None,  # threads; None: OMP_NUM_THREADS, else the cores this process may use
 ) -> int:  # the number of threads set
-    "Sets the number of CPU threads torch uses and flushes denormal numbers to zero."
+    "Sets the number of CPU threads torch uses, flushes denormal numbers to zero and keeps freed memory."
     if n is None:
         allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
@@ -75,6 +89,7 @@ def use_threads(
         raise InputError(f"{n} threads are not possible; give a number of at least 1.")
     torch.set_num_threads(int(n))
     torch.set_flush_denormal(True)
+    keep_memory()
     return int(n)
 
 # %% ../nbs/00_core.ipynb #e90d560f
