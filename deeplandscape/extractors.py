@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPANS', 'RESIZE', 'BUILDERS', 'as_pictures', 'resized', 'Extractor', 'LPIPS', 'extractor']
 
-# %% ../nbs/13b_extractors.ipynb #2bd3f7ec
+# %% ../nbs/13b_extractors.ipynb #e9addd86
 import functools
 import warnings
 from collections.abc import Callable
@@ -15,8 +15,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models.optical_flow import raft_large
-from torchvision.models.vgg import cfgs, make_layers
 
 from .core import (
     InputError, WEIGHTS, file_sha256, from_uint8, item_normal, load_state, pick_device, to_uint8, weights_path)
@@ -156,12 +154,13 @@ def _i3d(device, path=None):
     name = "i3d" if genuine else f"torchscript {digest[:8]}"
     return Extractor(name, compute, "bilinear to 224 px", "8 bit", digest, genuine)
 
-# %% ../nbs/13b_extractors.ipynb #e8f49802
+# %% ../nbs/13b_extractors.ipynb #80aeb7bd
 class LPIPS(nn.Module):
     "LPIPS 0.1 on VGG16 as a map: two batches (B, 3, H, W) in [-1, 1] -> (B, 1, H, W)."
     taps, widths = (3, 8, 15, 22, 29), (64, 128, 256, 512, 512)
 
     def __init__(self):
+        from torchvision.models.vgg import cfgs, make_layers
         super().__init__()
         layers = list(make_layers(cfgs["D"]))[:30]
         self.trunk = nn.ModuleList(nn.ReLU() if isinstance(m, nn.ReLU) else m for m in layers)
@@ -198,9 +197,10 @@ def _lpips(device):
     net = net.eval().requires_grad_(False).to(device)
     return Extractor("lpips", net, "none", "-1..1", *_published(vgg16=files[1], lpips=files[0]))
 
-# %% ../nbs/13b_extractors.ipynb #39b48410
+# %% ../nbs/13b_extractors.ipynb #dcb16281
 def _raft(device):
     "Flow (B, 2, H, W), pixels, from frames (B, 3, H, W) in [-1, 1] to the next ones."
+    from torchvision.models.optical_flow import raft_large
     path, net = weights_path("raft"), raft_large()
     try:
         net.load_state_dict(load_state(path))
