@@ -141,21 +141,22 @@ def ssim(
     "Mean structural similarity of each pair of pictures, (B,)."
     return ssim_map(x, y, border=border).mean((1, 2, 3))
 
-# %% ../nbs/14_metrics.ipynb #45c7ddf9
+# %% ../nbs/14_metrics.ipynb #393a5b2e
 def masked_ssim(
     x: torch.Tensor,           # (B, C, H, W) in [-1, 1]
     y: torch.Tensor,           # (B, C, H, W) in [-1, 1]
     mask: torch.Tensor,        # (B, 1, H, W) in [0, 1], one where the pictures are to be compared
     mode: str = "area",        # "area": mean over the mask; "released": masked pictures, mean over all pixels
+    border: str = None,        # see `ssim_map`, not "valid"; None: "zero" for "released", else "partial"
 ) -> torch.Tensor:
     "Structural similarity of each pair inside a mask, (B,); NaN where the mask is empty."
     if mask.ndim != 4 or mask.shape[-2:] != x.shape[-2:]:
         raise InputError(f"The mask must be (B, 1, {x.shape[-2]}, {x.shape[-1]}), not {tuple(mask.shape)}.")
     mask = mask.to(x).expand(len(x), 1, -1, -1)
     if mode == "released":
-        values = ssim((x + 1) * mask - 1, (y + 1) * mask - 1, border="zero")
+        values = ssim((x + 1) * mask - 1, (y + 1) * mask - 1, border or "zero")
     elif mode == "area":
-        inside = ssim_map(x, y, mask).mean(1, keepdim=True)
+        inside = ssim_map(x, y, None if border == "zero" else mask, border or "partial").mean(1, keepdim=True)
         values = (inside * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1e-8)
     else:
         raise InputError(f"mode must be 'area' or 'released', not {mode!r}.")
