@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deeplandscape.core import InputError
+from deeplandscape.core import InputError, find_weights, to_uint8
+from deeplandscape.extractors import Extractor, extractor, resized
 from deeplandscape.metrics import (
-    Measurement, bootstrap, compare_sets, frechet_distance, kernel_distance, masked_ssim, measure, measure_video, motion_amount,
-    optical_flow, perceptual_distance, pooled_features, ssim, ssim_map, static_consistency)
+    Measurement, bootstrap, clip_features, compare_sets, compare_videos, consistency_curve, frechet_distance, frechet_extrapolated,
+    kernel_distance, lpips_distance, masked_ssim, measure, measure_motion, measure_video, motion_amount, optical_flow,
+    perceptual_distance, pooled_features, segmentation_agreement, ssim, ssim_map, static_consistency)
 
 
 def pictures(seed, n=2, size=32):
@@ -69,6 +71,19 @@ def test_ssim_against_scikit_image():
         want = structural((a.numpy() + 1) / 2, (b.numpy() + 1) / 2, channel_axis=0, data_range=1, gaussian_weights=True, sigma=1.5,
                           use_sample_covariance=False)
         assert abs(float(ssim(a[None], b[None], "valid")) - want) < 1e-4
+
+
+def test_ssim_against_torchmetrics():
+    "The second implementation mirrors the picture at its border; the windows that lie inside must agree."
+    structural = pytest.importorskip("torchmetrics.functional.image").structural_similarity_index_measure
+    _, where = structural((X + 1) / 2, (Y + 1) / 2, data_range=1.0, reduction="none", return_full_image=True)
+    torch.testing.assert_close(ssim_map(X, Y, border="valid"), where[..., 5:-5, 5:-5], atol=1e-4, rtol=1e-3)
+
+
+def test_kernel_distance_against_torchmetrics():
+    poly_mmd = pytest.importorskip("torchmetrics.image.kid").poly_mmd
+    a, b = torch.randn(2, 30, 6, generator=torch.Generator().manual_seed(0)).double()
+    assert abs(kernel_distance(a, b)[0] - float(poly_mmd(a, b))) < 1e-9
 
 
 def test_masks():
@@ -137,13 +152,20 @@ def test_kernel_distance_is_unbiased():
     assert kernel_distance(rng.normal(size=(200, 5)), rng.normal(1, 1, size=(200, 5)))[0] > 1
 
 
+def named(name, standard=True): return Extractor(name, None, "", "-1..1", "a" * 64, standard)
+
+
 def test_names_say_what_measured():
     f = torch.randn(30, 5, generator=torch.Generator().manual_seed(0)).double()
-    assert compare_sets(f, f, extractor="inception", resamples=0).protocol["metric"] == "FID"
+    for name, kind, metric in (("inception", "frechet", "FID"), ("inception", "kernel", "KID"), ("i3d", "frechet", "FVD")):
+        m = compare_sets(f, f, kind, named(name), resamples=0)
+        assert m.protocol["metric"] == metric and m.protocol["paper_comparable"]
+        other = compare_sets(f, f, kind, named(name, False), resamples=0).protocol
+        assert other["metric"] not in ("FID", "KID", "FVD") and not other["paper_comparable"]
     for kind in ("frechet", "kernel"):
         m = compare_sets(f, f + 1, kind, resamples=4)
         assert "FID" not in m.protocol["metric"] and "KID" not in m.protocol["metric"] and not m.protocol["paper_comparable"]
-        assert m.low <= m.value <= m.high
+        assert m.low <= m.value <= m.high and m.protocol["weights"] != "none" and m.protocol["seed"] == 0
 
 
 def test_measurement():
@@ -151,7 +173,7 @@ def test_measurement():
     wide, narrow = bootstrap(rows[:25]), bootstrap(rows)
     assert wide[1] <= wide[0] <= wide[2] and 2.5 < (wide[2] - wide[1]) / (narrow[2] - narrow[1]) < 6
     m = measure([1.0, math.nan, 3.0], "ssim", mask="static")
-    assert m.value == 2 and m.protocol == dict(metric="ssim", items=3, left_out=1, mask="static")
+    assert m.value == 2 and m.protocol == dict(metric="ssim", items=3, left_out=1, seed=0, mask="static")
     assert math.isnan(measure([], "ssim").value) and isinstance(m, Measurement)
     with pytest.raises(AttributeError): m.value = 3
 
@@ -162,7 +184,7 @@ def test_perceptual_distance_masks():
     assert (perceptual_distance(x, y, lower) < 0.6 * perceptual_distance(x, y, 1 - lower)).all()
     torch.testing.assert_close(perceptual_distance(x, y, torch.ones_like(lower)), perceptual_distance(x, y))
     assert perceptual_distance(x, y, 0 * lower).isnan().all()
-    with pytest.raises(InputError): perceptual_distance(x.byte(), y.byte())
+    with pytest.raises(InputError): perceptual_distance(x.long(), y.long())
 
 
 @pytest.mark.parametrize("speed", [(1.0, 0.0), (0.0, -2.0), (1.5, 0.75)])
@@ -192,3 +214,149 @@ def test_static_consistency_and_video():
     found = measure_video(frames, mask, frames[:1])
     assert all(isinstance(m, Measurement) and m.protocol["metric"] for m in found.values())
     assert found["reconstruction_ssim"].value > 0.9999 and found["flicker"].value == 0
+
+
+# the twelve traps: what goes wrong silently in evaluations, one test each
+
+def test_trap_01_batch_size():
+    images = pictures(11, 10)
+    for name in ("embedded", "random"):
+        a, b = (pooled_features(images, name, batch=n) for n in (3, 10))
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+        assert abs(frechet_distance(a, b)) < 1e-3
+
+
+def test_trap_02_identical_sets():
+    f = pooled_features(pictures(12, 12), "random")
+    assert abs(frechet_distance(f, f)) < 1e-8 and kernel_distance(f, f)[0] < 1e-9
+
+
+def test_trap_03_closed_form():
+    a, b = whitened(400, 8, 3), whitened(300, 8, 4)
+    m = compare_sets(a, 2 * b + 1, by=named("random", False), resamples=0)
+    assert abs(m.value - (8 * 1 + 8 * 1)) < 1e-8
+
+
+def test_trap_04_ranges():
+    x, y = pictures(13, 2, 32), pictures(14, 2, 32)
+    want = perceptual_distance(x, y)
+    torch.testing.assert_close(perceptual_distance(to_uint8(x), to_uint8(y)), want, atol=2e-3, rtol=1e-2)
+    torch.testing.assert_close(perceptual_distance((x + 1) / 2, (y + 1) / 2, span="0..1"), want, atol=1e-5, rtol=1e-4)
+    for wrong in ((x + 1) / 2, (x + 1) * 127.5):
+        with pytest.raises(InputError): perceptual_distance(wrong, wrong)
+        with pytest.raises(InputError): pooled_features(wrong)
+    assert (perceptual_distance(x, y, fed="0..1") - want).abs().min() > 1e-3          # what the slip would have given
+
+
+def test_trap_05_resizing_is_named():
+    x = pictures(15, 2, 96) + 0.2 * torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    assert (resized(x, 24, "bicubic") - resized(x, 24, "bicubic-antialias")).abs().mean() > 0.02
+    assert "bilinear-antialias to 64 px" == extractor("embedded").protocol["resize"]
+    assert extractor("embedded", side=32).protocol["resize"].endswith("32 px")
+
+
+def test_trap_06_masks():
+    judge = lambda a, b: (a - b).square().mean(1, keepdim=True)
+    ones = torch.ones(2, 1, 32, 32)
+    torch.testing.assert_close(lpips_distance(X, Y, ones, judge=judge), lpips_distance(X, Y, judge=judge))
+    assert lpips_distance(X, Y, 0 * ones, judge=judge).isnan().all()
+    empty = measure(masked_ssim(X, Y, 0 * ones), "SSIM")
+    assert math.isnan(empty.value) and "empty" in empty.protocol["reason"] and empty.as_dict()["value"] is None
+
+
+def test_trap_07_fvd_needs_ten_frames():
+    clips = pictures(16, 8, 32)[None].expand(3, -1, -1, -1, -1)
+    with pytest.raises(InputError, match="at least 10"): clip_features(clips, named("i3d"), frames=8)
+    with pytest.raises(InputError, match="8 frames"): clip_features(clips, named("i3d"), frames=10)
+    assert clip_features(clips, "embedded-video", frames=8).shape == (3, 480)
+
+
+def test_trap_08_fewer_items_than_features():
+    rng = np.random.default_rng(0)
+    m = compare_sets(rng.normal(size=(12, 50)), rng.normal(size=(14, 50)), by=named("inception"), resamples=3)
+    assert math.isfinite(m.value) and "caution" in m.protocol and m.as_dict()["protocol"]["extrapolated"] is None
+
+
+def moving_texture(speed, side, frames=3):
+    texture = F.interpolate(torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)), size=(2 * side, 2 * side), mode="bicubic").clamp(-1, 1)
+    theta = lambda t: torch.tensor([[[.5, 0, -speed[0] * t / side], [0, .5, -speed[1] * t / side]]])
+    shape = (1, 3, side, side)
+    return torch.cat([F.grid_sample(texture, F.affine_grid(theta(t), shape, align_corners=False), align_corners=False) for t in range(frames)])
+
+
+def test_trap_09_known_speed():
+    found = measure_motion([moving_texture((1.5, -2.0), 96)], [F.pad(torch.ones(1, 1, 80, 80), (8,) * 4)], side=192)
+    assert abs(found["px"].value / 2.5 - 1) < 0.05 and abs(found["half-width"].value * 48 / 2.5 - 1) < 0.05
+
+
+@pytest.mark.skipif(find_weights("raft") is None, reason="the weights of RAFT are not here")
+def test_trap_09_known_speed_by_raft():
+    flow = optical_flow(moving_texture((1.5, -2.0), 128), side=256, method="raft")[..., 16:-16, 16:-16]
+    assert abs(motion_amount(flow, unit="px") / 2.5 - 1) < 0.05
+
+
+def test_trap_09_units_of_a_network():
+    "A network that always answers (8, 4) px at 256 px says (2, 1) px of a 64 px frame."
+    constant = Extractor("constant", lambda a, b: torch.tensor([8.0, 4.0]).view(1, 2, 1, 1).expand(len(a), 2, *a.shape[-2:]), "none", "-1..1")
+    flow = optical_flow(pictures(17, 3, 64), 256, constant)
+    torch.testing.assert_close(flow, torch.tensor([2.0, 1.0]).view(1, 2, 1, 1).expand(2, 2, 64, 64))
+
+
+def test_trap_10_interval():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 800, 4))
+    widths = []
+    for n in (100, 800):
+        m = compare_sets(x[:n], y[:n] + 0.5, by=named("random", False), resamples=60)
+        assert m.low <= m.value <= m.high
+        widths.append(m.high - m.low)
+    assert 1.8 < widths[0] / widths[1] < 4.5                                      # sqrt(8) is 2.8
+
+
+def test_trap_11_bias_line():
+    rng, limits, values = np.random.default_rng(0), {150: [], 600: []}, {150: [], 600: []}
+    for _ in range(8):
+        x, y = rng.normal(size=(600, 6)), rng.normal(0, 1.5, size=(600, 6))
+        for n in limits:
+            line = frechet_extrapolated(x[:n], y[:n])
+            limits[n].append(line.limit), values[n].append(line.values[-1])
+    truth, mean = 6 * 0.25, np.mean
+    assert mean(values[150]) > mean(values[600]) + 0.1
+    assert abs(mean(limits[150]) - mean(limits[600])) < 0.15 and abs(mean(limits[600]) - truth) < 0.12
+
+
+def test_trap_12_order_of_files():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 5)), rng.normal(size=(50, 5))
+    p, q = rng.permutation(60), rng.permutation(50)
+    for kind in ("frechet", "kernel"):
+        a, b = (compare_sets(*pair, kind, named("random", False), resamples=5) for pair in ((x, y), (x[p], y[q])))
+        assert (a.value, a.low, a.high) == (b.value, b.low, b.high)
+    assert bootstrap(x[:, 0]) == bootstrap(x[p, 0])
+
+
+# videos and segmentations
+
+def test_video_distance_sees_motion():
+    clip = pictures(18, 1, 48).expand(10, -1, -1, -1)
+    still = torch.stack([clip.roll(k, -1) for k in range(6)])
+    moving = torch.stack([torch.stack([f.roll(t + k, -1) for t, f in enumerate(clip)]) for k in range(6)])
+    assert compare_videos(still, still, frames=10, resamples=0).value < 1e-8
+    m = compare_videos(still, moving, frames=5, stride=2, resamples=0)
+    assert m.value > 0.1 and m.protocol["frames"] == 5 and m.protocol["stride"] == 2 and m.protocol["metric"] == "Frechet video distance (embedded)"
+
+
+def test_consistency_curve_has_an_interval_per_frame():
+    videos = [pictures(20 + k, 1, 32) + 0.1 * t * torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(k))
+              for k, t in enumerate([torch.arange(7.0).view(-1, 1, 1, 1)] * 4)]
+    curve = consistency_curve(videos, [torch.ones(1, 1, 32, 32)] * 4, every=3)
+    assert [m.protocol["frame"] for m in curve] == [0, 3, 6] and curve[0].value > 0.999
+    assert curve[0].value > curve[1].value > curve[2].value and all(m.low <= m.value <= m.high for m in curve)
+
+
+def test_segmentation_agreement_by_hand():
+    a = torch.zeros(1, 3, 4, 4); a[:, 0, :2] = 1; a[:, 1, 2:] = 1
+    b = torch.zeros(1, 3, 4, 4); b[:, 0, :1] = 1; b[:, 1, 1:] = 1
+    found = segmentation_agreement(a, b)
+    assert found["accuracy"].value == 0.75 and found["static"].value == 0.5 and abs(found["sky"].value - 2 / 3) < 1e-9
+    assert math.isnan(found["water"].value) and found["water"].protocol["left_out"] == 1
