@@ -4,6 +4,8 @@ PROFILE ?= cpu
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+CHROMIUM := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null)))
+BROWSER := $(VENV)/.browser
 export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONHASHSEED ?= 0
 
@@ -23,7 +25,11 @@ $(READY): pyproject.toml
 reproduce: $(READY)  ## every figure and table (PROFILE=cpu; smoke, gpu, paper)
 	$(BIN)/python -c 'import sys; from deeplandscape.report import reproduce; sys.exit(reproduce("$(PROFILE)"))'
 
-test: $(READY) sync notebooks  ## notebooks and library in step, library notebooks, tests, the smoke profile
+# What drives Chromium; without it, or without Chromium, the tests in a browser are skipped.
+$(BROWSER): $(READY)
+	@$(BIN)/python -m pip install --quiet -e ".[browser]" && touch $@ || echo "playwright could not be installed; the tests in a browser are skipped"
+
+test: $(READY) $(if $(CHROMIUM),$(BROWSER)) sync notebooks  ## notebooks and library in step, library notebooks, tests (the explorers in Chromium where it is installed), the smoke profile
 	$(BIN)/python -m pytest -q tests
 
 sync: $(READY)  ## are notebooks and library in step, and notebooks clean?
@@ -35,9 +41,8 @@ notebooks: $(READY)  ## run the library notebooks
 smoke: $(READY)  ## the whole graph at its smallest size
 	$(MAKE) reproduce PROFILE=smoke
 
-# The setting lets uploads of up to 100 MB through.
-explore: $(READY)  ## open the explorers in JupyterLab
-	$(BIN)/jupyter lab nbs/apps --ServerApp.tornado_settings='{"websocket_max_message_size": 104857600}'
+explore: $(READY)  ## open the explorers in JupyterLab (EXPLORE=--voila: as plain pages)
+	$(BIN)/deeplandscape explore $(EXPLORE)
 
 readme: $(READY)  ## README.md from nbs/index.ipynb
 	DEEPLANDSCAPE_PROGRESS=0 $(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute nbs/index.ipynb --stdout \
@@ -46,9 +51,8 @@ readme: $(READY)  ## README.md from nbs/index.ipynb
 	  | sed -e 's#](\.\./#](#g' -e 's#src="\.\./#src="#g' > README.md.new
 	mv README.md.new README.md
 
-browser: $(READY)  ## tests in a real browser (needs Chromium)
-	$(BIN)/python -m pip install --quiet -e ".[browser]"
-	$(BIN)/python -m pytest -q tests/browser
+browser: $(BROWSER)  ## tests in a real browser (needs Chromium)
+	$(BIN)/python -m pytest -q -rs tests/browser
 
 clean:  ## remove runs/ and caches, keep results and .venv
 	rm -rf runs/* build .pytest_cache .hypothesis
