@@ -3,7 +3,15 @@ import errno
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -154,7 +162,7 @@ def test_mixtures_follow_their_weights(material, tmp_path):
 def test_what_was_left_out_is_listed_with_the_reason(store):
     why = {s["name"]: s["why"] for s in store.skipped}
     photos = {f"photos/{n}" for n in ("cut.jpg", "tiny.png", "three.png")}
-    assert set(why) == photos | {"broken.mp4", "still.mp4", "series/s0/99.png"}
+    assert set(why) == photos | {"broken.mp4", "still.mp4", "series/s0/99.png", "series/alone"}
     assert "3 x 3" in why["photos/three.png"] and "two frames" in why["still.mp4"]
     assert store.info["photos"] == 60 and store.info["clips"] == 4 and store.info["scenes"] == 5
     assert all(str(store.path.parent) not in text for text in why.values())
@@ -163,9 +171,9 @@ def test_what_was_left_out_is_listed_with_the_reason(store):
 def test_levels_keep_the_aspect_and_nothing_is_enlarged(store):
     table = store.tables["photos"]
     names = {i["name"]: k for k, i in enumerate(table.items)}
-    assert table.at[16][names["photos/0.png"]][:2].tolist() == [16, 24]
-    assert table.at[16][names["photos/deeper/1.png"]][:2].tolist() == [24, 16]
-    assert table.at[16][names["photos/deeper/3.png"]][:2].tolist() == [16, 32], "a panorama is cut to 2 : 1"
+    assert table.size[16][names["photos/0.png"]].tolist() == [16, 24]
+    assert table.size[16][names["photos/deeper/1.png"]].tolist() == [24, 16]
+    assert table.size[16][names["photos/deeper/3.png"]].tolist() == [16, 32], "a panorama is cut to 2 : 1"
     assert names["photos/4.png"] not in table.there(32) and names["photos/4.png"] in table.there(16), "20 px is not 32"
     for r in LEVELS:
         for k in table.there(r):
@@ -200,16 +208,15 @@ def test_killed_work_goes_on_and_gives_the_same_bytes(material, store, tmp_path,
     commit, count = data._Shelf.commit, [0]
 
     def stop(shelf):
-        if shelf.journal.stem == kind:
-            if (count := stop.count[0]) == after:
+        if shelf.path.stem == kind:
+            if count[0] == after:
                 for file in shelf.files.values():
                     file.flush()  # bytes are on the disk, the journal does not know
                 raise Stop
-            stop.count[0] = count + 1
+            count[0] += 1
         commit(shelf)
 
-    stop.count = count
-    monkeypatch.setattr(data, "_chunks", lambda items, size, chunks=data._chunks: chunks(items, 16 if size > 100 else size))
+    monkeypatch.setattr(data, "_chunks", lambda items, size, chunks=data._chunks: chunks(items, min(size, 16)))
     monkeypatch.setattr(data._Shelf, "commit", stop)
     with pytest.raises(Stop):
         prepare()
@@ -304,3 +311,225 @@ def test_a_full_disk_is_told_and_survived(material, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", fsync)
     store = prepare_store(tmp_path / "s", material / "photos", resolutions=LEVELS)
     assert store.info["photos"] == 60 and json.loads((tmp_path / "s" / "store.json").read_text())["photos"] == 60
+
+
+PREPARE = ("import sys; from deeplandscape.data import prepare_store; "
+           "prepare_store(sys.argv[1], photos=sys.argv[2], clips=sys.argv[3], scenes=12, resolutions=(8, 16, 32), workers=2)")
+
+
+def in_a_process(program, *arguments, before=()):
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(Path(data.__file__).parents[1]))
+    return subprocess.Popen([*before, sys.executable, "-c", program, *map(str, arguments)], env=environment,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_kill_9_at_any_moment_leaves_no_trace(material, tmp_path):
+    (tmp_path / "p").mkdir()
+    for k in range(400):
+        coded(k % 6, k % 12).save(tmp_path / "p" / f"{k}.png")
+    shutil.copytree(material / "series", tmp_path / "c")
+    program = (PREPARE, tmp_path / "s", tmp_path / "p", tmp_path / "c")
+    for name, enough in (("photos_32.u8", 400_000), ("scenes_8.u8", 1)):  # in the middle of the photographs, among the scenes
+        running, file = in_a_process(*program), tmp_path / "s" / name
+        while running.poll() is None and not (file.exists() and file.stat().st_size >= enough):
+            time.sleep(0.001)
+        running.send_signal(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL, running.stdout.read()
+        with pytest.raises(InputError, match="no finished store"):
+            Store(tmp_path / "s")
+    assert in_a_process(*program).wait() == 0
+    whole = prepare_store(tmp_path / "w", tmp_path / "p", tmp_path / "c", scenes=12, resolutions=(8, 16, 32))
+    names = sorted(f.name for f in whole.path.iterdir())
+    assert names == sorted(f.name for f in (tmp_path / "s").iterdir())
+    assert all((whole.path / n).read_bytes() == (tmp_path / "s" / n).read_bytes() for n in names)
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    disk, photos = tmp_path / "disk", tmp_path / "p"
+    disk.mkdir(), photos.mkdir()
+    for k in range(300):
+        coded(k % 6, k % 12).save(photos / f"{k}.png")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    try:
+        with pytest.raises(InputError, match="disk is full"):
+            prepare_store(disk / "s", photos, resolutions=LEVELS)
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        again = prepare_store(disk / "s", photos, resolutions=LEVELS)
+        whole = prepare_store(tmp_path / "w", photos, resolutions=LEVELS)
+        assert all((again.path / f.name).read_bytes() == f.read_bytes() for f in whole.path.iterdir())
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_memory_does_not_grow_with_the_pictures(tmp_path, monkeypatch):
+    picture = coded(1, 1)
+    monkeypatch.setattr(data, "open_photo", lambda path, short_side: picture)
+    peaks = {}
+    for count in (500, 2500):
+        folder = tmp_path / f"p{count}"
+        for k in range(count):
+            if k % 500 == 0:
+                (folder / f"{k:05d}").mkdir(parents=True)
+            (folder / f"{k // 500 * 500:05d}" / f"a photograph with a long name, number {k:06d}.jpg").touch()
+        tracemalloc.start()
+        prepare_store(tmp_path / f"s{count}", folder, resolutions=LEVELS, workers=1)
+        peaks[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    growth = (peaks[2500] - peaks[500]) / 2000
+    assert growth < 250, f"{growth:.0f} bytes per file: a million files would need {growth / 1e3:.1f} GB"
+
+
+def test_two_folders_of_the_same_name(tmp_path):
+    for place, tone in (("a/photos", 50), ("b/photos", 200)):
+        (tmp_path / place / "deep").mkdir(parents=True)
+        for k in range(5):
+            Image.new("RGB", (20, 20), (tone,) * 3).save(tmp_path / place / "deep" / f"{k}.png")
+            Image.new("RGB", (20, 20), (tone + k,) * 3).save(tmp_path / place / f"{k}.png")
+    a, b = tmp_path / "a/photos", tmp_path / "b/photos"
+    both = prepare_store(tmp_path / "both", [a, b, a / "deep", str(b) + "/"], [a, b], resolutions=(8,))
+    assert both.info["photos"] == 20 and both.info["clips"] == 4, "nothing is lost, nothing comes twice"
+    assert len({i["name"] for i in both.tables["photos"].items}) == 20
+    one = prepare_store(tmp_path / "one", a, resolutions=(8,))
+    assert one.info["photos"] == 10 and prepare_store(one.path, b, resolutions=(8,)).info["photos"] == 20
+    assert prepare_store(one.path, [b, a], resolutions=(8,)).info["photos"] == 20
+    shutil.move(tmp_path / "a", tmp_path / "moved")
+    assert prepare_store(one.path, tmp_path / "moved/photos", resolutions=(8,)).info["photos"] == 20, "the folder only moved"
+
+
+def test_clips_deep_in_folders_keep_their_names(material, tmp_path):
+    for place in ("x/day", "y/day"):
+        shutil.copytree(material / "series" / "s0", tmp_path / "c" / place)
+        shutil.copy(material / "film.mp4", tmp_path / "c" / place.split("/")[0] / "film.mp4")
+        shutil.copy(material / "photos" / "0.png", tmp_path / "c" / place.split("/")[0] / "cover.png")
+    store = prepare_store(tmp_path / "s", clips=tmp_path / "c", resolutions=(8,))
+    assert sorted(c["name"] for c in store.clips) == ["c/x/day", "c/x/film.mp4", "c/y/day", "c/y/film.mp4"]
+
+
+def test_links_in_a_circle_end(material, tmp_path):
+    shutil.copytree(material / "photos" / "deeper", tmp_path / "p")
+    (tmp_path / "p" / "again").symlink_to(tmp_path / "p")
+    (tmp_path / "p" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    store = prepare_store(tmp_path / "s", tmp_path / "p", resolutions=(8,))
+    assert store.info["photos"] == 30 and [s["name"] for s in store.skipped] == ["p/gone.png"]
+
+
+@pytest.mark.parametrize("version, advice", [(0, "older"), (None, "older"), (99, "newer")])
+def test_stores_of_other_versions(store, tmp_path, version, advice):
+    shutil.copytree(store.path, tmp_path / "s")
+    for name in ("store.json", "photos.jsonl"):
+        first, *rest = (tmp_path / "s" / name).read_text().split("\n") if name != "store.json" else [(tmp_path / "s" / name).read_text()]
+        changed = {k: v for k, v in json.loads(first).items() if k != "version"} | ({} if version is None else dict(version=version))
+        (tmp_path / "s" / name).write_text("\n".join([json.dumps(changed), *rest]))
+        with pytest.raises(InputError, match=f"made by an? {advice} deeplandscape"):
+            Store(tmp_path / "s")
+    with pytest.raises(InputError, match=f"made by an? {advice} deeplandscape"):
+        prepare_store(tmp_path / "s", scenes=1, photos=tmp_path, resolutions=LEVELS)
+
+
+def test_damaged_photographs_of_every_kind(tmp_path):
+    folder = tmp_path / "p"
+    folder.mkdir()
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8))
+    for suffix in ("jpg", "png", "webp"):
+        noise.save(folder / f"good.{suffix}")
+        whole = (folder / f"good.{suffix}").read_bytes()
+        (folder / f"cut.{suffix}").write_bytes(whole[:len(whole) // 2])
+        (folder / f"empty.{suffix}").touch()
+    noise.save(folder / "moving.webp", save_all=True, append_images=[noise.rotate(90)] * 3)
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "folder.jpg").mkdir()
+    store = prepare_store(tmp_path / "s", folder, resolutions=(8,))
+    assert sorted(i["name"] for i in store.tables["photos"].items) == [f"p/{n}" for n in ("good.jpg", "good.png", "good.webp", "moving.webp")]
+    assert sorted(s["name"] for s in store.skipped) == sorted(
+        ["p/phone.heic"] + [f"p/{n}.{s}" for n in ("cut", "empty") for s in ("jpg", "png", "webp")])
+    shutil.copy(folder / "good.jpg", folder / "cut.jpg")  # mended
+    mended = prepare_store(tmp_path / "s", folder, resolutions=(8,))
+    assert mended.info["photos"] == 5 and "p/cut.jpg" not in {s["name"] for s in mended.skipped}
+    before = {f.name: f.read_bytes() for f in mended.path.iterdir()}
+    prepare_store(tmp_path / "s", folder, resolutions=(8,))
+    assert before == {f.name: f.read_bytes() for f in mended.path.iterdir()}
+
+
+def test_what_may_not_be_read_is_left_out_until_it_may(tmp_path):
+    obey = [] if os.geteuid() else ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]  # the administrator may read all
+    if obey and (not shutil.which("setpriv") or subprocess.run([*obey, "true"]).returncode):
+        pytest.skip("needs an ordinary user, or the right to become one")
+    with tempfile.TemporaryDirectory() as top:
+        for place in ("p/open", "p/closed", "c/closed", "c/open"):
+            (Path(top) / place).mkdir(parents=True)
+            for k in range(3):
+                coded(k, k).save(Path(top) / place / f"{k}.png")
+        os.chmod(Path(top) / "p" / "open" / "0.png", 0)
+        for place in ("p/closed", "c/closed"):
+            os.chmod(Path(top) / place, 0)
+        program = (PREPARE.replace("scenes=12, ", ""), f"{top}/s", f"{top}/p", f"{top}/c")
+        running = in_a_process(*program, before=obey)
+        assert running.wait() == 0, running.stdout.read()
+        why = {s["name"]: s["why"] for s in json.loads(Path(top, "s", "store.json").read_text())["skipped"]}
+        assert set(why) == {"p/closed/", "p/open/0.png", "c/closed/"} and "permission denied" in why["p/closed/"]
+        for place in ("p/closed", "c/closed", "p/open/0.png"):
+            os.chmod(Path(top) / place, 0o755)
+        running = in_a_process(*program, before=obey)
+        assert running.wait() == 0, running.stdout.read()
+        info = json.loads(Path(top, "s", "store.json").read_text())
+        assert info["photos"] == 6 and info["clips"] == 2 and not info["skipped"]
+
+
+def test_videos_of_every_kind(tmp_path):
+    films = tmp_path / "c"
+    films.mkdir()
+    frames = torch.stack([torch.from_numpy(np.array(coded(3, f, 48, 80))).permute(2, 0, 1) for f in range(6)])
+    core.write_video(frames, films / "plain.mp4", fps=6)
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error"]
+    subprocess.run([*ffmpeg, "-display_rotation", "90", "-i", films / "plain.mp4", "-c", "copy", films / "upright.mp4"], check=True)
+    source = ["-f", "lavfi", "-i", "testsrc=size=81x47:rate=5:duration=1"]
+    subprocess.run([*ffmpeg, *source, "-pix_fmt", "yuv444p", "-c:v", "libx264", films / "odd.mp4"], check=True)
+    subprocess.run([*ffmpeg, *source, "-c:v", "libvpx-vp9", films / "odd.webm"], check=True)
+    still = [coded(2, f, 40, 50) for f in range(5)]
+    for suffix in ("gif", "webp"):
+        still[0].save(films / f"moving.{suffix}", save_all=True, append_images=still[1:], duration=100)
+    store = prepare_store(tmp_path / "s", clips=films, resolutions=(8, 32, 64))
+    assert not store.skipped
+    size = {c["name"].split("/")[1]: c["size"] for c in store.clips}
+    assert size == {"plain.mp4": [48, 80], "upright.mp4": [80, 48], "odd.mp4": [47, 81], "odd.webm": [47, 81],
+                    "moving.gif": [40, 50], "moving.webp": [40, 50]}
+    assert len(store.tables["clips"].there(32)) == 6 and not len(store.tables["clips"].there(64)), "nothing is enlarged"
+
+
+def test_frames_of_differing_sizes(tmp_path):
+    for k in range(8):
+        (tmp_path / "c" / "mixed").mkdir(parents=True, exist_ok=True)
+        coded(1, k, *((40, 60) if k != 3 else (60, 40))).save(tmp_path / "c" / "mixed" / f"{k}.png")
+    store = prepare_store(tmp_path / "s", clips=tmp_path / "c", resolutions=(8,))
+    assert store.clips[0]["frames"] == 7 and store.skipped == [dict(name="c/mixed/3.png", why="a frame of another size")]
+
+
+def test_raw_folders_are_prepared_once_and_checked(material, store, tmp_path):
+    sources = [f"{material / 'photos'}:3", str(store.path)]
+    (first, weight), (second, other) = data.open_sources(sources, "photos", tmp_path / "store", LEVELS)
+    assert (weight, other) == (3, 1) and second.path == store.path and first.path.parent == tmp_path / "store"
+    assert first.info["photos"] == 60 and len(first.skipped) == 3
+    before = {f: f.stat().st_mtime_ns for f in first.path.iterdir()}
+    data.open_sources(sources, "photos", tmp_path / "store", LEVELS)
+    assert before == {f: f.stat().st_mtime_ns for f in first.path.iterdir()}
+    with pytest.raises(InputError, match="at most 32 px"):
+        data.ensure_store(material / "photos", "photos", tmp_path / "store", (8, 16, 32, 64))
+    with pytest.raises(InputError, match="not for 64 px"):
+        data.ensure_store(store.path, "clips", tmp_path / "store", (8, 64))
+    with pytest.raises(InputError, match="no clips"):
+        data.ensure_store(first.path, "clips", tmp_path / "store", (8,))
+    with pytest.raises(InputError, match="check the name"):
+        data.ensure_store(tmp_path / "nowhere", "photos", tmp_path / "store")
+    os.remove(first.path / "store.json")
+    with pytest.raises(InputError, match="no finished store"):
+        data.ensure_store(first.path, "photos", tmp_path / "store", LEVELS)
+    assert data.ensure_store(material / "photos", "photos", tmp_path / "store", LEVELS).path == first.path, "an interrupted one is finished"
+
+
+def test_several_processes_prepare_one_store(material, tmp_path):
+    running = [in_a_process(PREPARE, tmp_path / "s", material / "photos", material / "series") for _ in range(2)]
+    output = [(process.wait(), process.stdout.read()) for process in running]
+    assert [code for code, _ in output] == [0, 0], output
+    whole = prepare_store(tmp_path / "w", material / "photos", material / "series", scenes=12, resolutions=LEVELS)
+    assert all((tmp_path / "s" / f.name).read_bytes() == f.read_bytes() for f in whole.path.iterdir())
