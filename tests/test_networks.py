@@ -230,3 +230,40 @@ def test_resnet_by_file(own, monkeypatch):
     features = ResNetFeatures("resnet18", pretrained=True)
     for part in ("conv1", "layer4"):
         for a, b in zip(getattr(features, part).parameters(), getattr(net, part).parameters()): assert torch.equal(a, b)
+
+
+# SegFormer
+
+def test_segformer_by_file(own):
+    transformers = pytest.importorskip("transformers")
+    from deeplandscape.perception import ADE_NAMES, segformer_classes, segmenter
+    torch.manual_seed(0)
+    config = transformers.SegformerConfig(depths=[3, 4, 6, 3], hidden_sizes=[64, 128, 320, 512], decoder_hidden_size=768, num_labels=150)
+    net = transformers.SegformerForSemanticSegmentation(config).eval()
+    torch.save(net.state_dict(), own / WEIGHTS["segformer"].file)
+    x = pictures(1, 96)
+    p = segformer_classes()(x)
+    segmenter.cache_clear()
+    three = segmenter("segformer")(x)
+    assert p.shape == (1, 150, 96, 96) and len(ADE_NAMES) == 150
+    torch.testing.assert_close(three[:, 1], p[:, 2])                                        # the sky
+    torch.testing.assert_close(three[:, 2], p[:, [21, 26, 60, 104, 109, 113, 128]].sum(1))  # all that is water
+    torch.save({"a": torch.zeros(1)}, own / WEIGHTS["segformer"].file)
+    with pytest.raises(InputError, match="SegFormer"): segformer_classes()
+
+
+def test_segformer_says_what_it_needs(own):
+    from deeplandscape.perception import segformer_classes
+    with mock.patch.dict("sys.modules", {"transformers": None}), pytest.raises(InputError, match="segformer"): segformer_classes()
+
+
+# VGG19
+
+def test_vgg19_by_a_file_of_the_old_format(own):
+    from deeplandscape.perception import VGG19Features, perceptual_loss
+    state = {k.replace("layers", "features"): v for k, v in VGG19Features().state_dict().items()}
+    torch.save(state, own / WEIGHTS["vgg19"].file, _use_new_zipfile_serialization=False)
+    perceptual_loss.cache_clear()
+    loss = perceptual_loss("vgg19")
+    assert torch.equal(loss.features.layers[0].weight, state["features.0.weight"])
+    perceptual_loss.cache_clear()
