@@ -49,12 +49,13 @@ def as_png(
     show(image).save(data, "png", compress_level=1)
     return data.getvalue()
 
-# %% ../nbs/21_explorers.ipynb #ac289550
+# %% ../nbs/21_explorers.ipynb #6cad8cce
 def slider(name, value, low, high, step=0.25, form="+.2f"):
     "A slider that reports when it is let go."
     make = widgets.IntSlider if isinstance(step, int) else widgets.FloatSlider
     limits = dict(min=low, max=high, step=step)
-    return make(value, **limits, description=name, continuous_update=False, readout_format=form)
+    layout = widgets.Layout(width="330px")
+    return make(value, **limits, description=name, continuous_update=False, readout_format=form, layout=layout)
 
 def whole(name, value): return widgets.BoundedIntText(value, min=0, max=10**6, description=name)
 def choose(name, options, value): return widgets.Dropdown(options=options, value=value, description=name)
@@ -66,9 +67,9 @@ def sentence(text="", kind="sentence"):
     label.add_class(kind)
     return label
 
-# %% ../nbs/21_explorers.ipynb #fb34d95f
+# %% ../nbs/21_explorers.ipynb #43e71df1
 SHEET = """<style>
-.explorer { max-width: 1120px; --ink: var(--jp-ui-font-color1, #222); --soft: var(--jp-ui-font-color2, #666);
+.explorer { max-width: 1110px; --ink: var(--jp-ui-font-color1, #222); --soft: var(--jp-ui-font-color2, #666);
             --line: var(--jp-border-color2, #ddd); }
 .explorer h2 { font-size: 20px; line-height: 1.3; margin: 4px 0 0 0; color: var(--ink); }
 .explorer .about { font-size: 13px; line-height: 1.45; color: var(--soft); margin: 2px 0 6px 0; }
@@ -95,8 +96,8 @@ def panel(title, *parts, **layout):
     box.add_class("panel")
     return box
 
-def row(*parts, gap="12px", **layout):
-    return widgets.HBox(parts, layout=widgets.Layout(align_items="flex-start", grid_gap=gap, **layout))
+def row(*parts, gap="12px", center=False):
+    return widgets.HBox(parts, layout=widgets.Layout(align_items="center" if center else "flex-start", grid_gap=gap))
 
 # %% ../nbs/21_explorers.ipynb #bae3594a
 class Drawing:
@@ -202,7 +203,7 @@ def first_networks(G):
     "The generator, and the SHA-256 of its file when it is the shipped one."
     return (G, None) if G is not None else (load_generator(), file_sha256(weights_path("generator")))
 
-# %% ../nbs/21_explorers.ipynb #7a8d96f7
+# %% ../nbs/21_explorers.ipynb #413ab8f5
 class SceneExplorer(Explorer):
     "Sliders for z_dyn and the truncation, seeds for scene and clouds, nine styles: the picture."
     def __init__(self,
@@ -215,7 +216,8 @@ class SceneExplorer(Explorer):
         controls = {name: slider(name.replace("_", " ", 2), 0.0, -3.5, 3.5) for name in self.names}
         controls |= dict(seed=whole("scene", seed), clouds=whole("clouds", seed))
         controls |= dict(psi=slider("truncation", psi, 0.0, 1.0, 0.05, ".2f"))
-        self.neutral, self.other = widgets.Button(description="z_dyn = 0"), widgets.Button(description="another scene")
+        self.neutral, self.other = widgets.Button(description="neutral, z_dyn = 0"), widgets.Button(description="another scene")
+        self.neutral.layout.margin = "6px 0 0 0"
         self.styles = style_buttons(lambda z_dyn: self.set(**dict(zip(self.names, z_dyn))))
         self.neutral.on_click(lambda _: self.set(**dict.fromkeys(self.names, 0.0)))
         self.other.on_click(lambda _: self.set(**{name: controls[name].value + 1 for name in ("seed", "clouds")}))
@@ -239,7 +241,7 @@ class SceneExplorer(Explorer):
     def page(self):
         c = self.controls
         meanings = [sentence(meaning(self.rows, k + 1), "small") for k in range(len(self.names))]
-        light = [row(c[name], said) for name, said in zip(self.names, meanings)]
+        light = [row(c[name], said, center=True) for name, said in zip(self.names, meanings)]
         styles = sentence("The paper's nine styles, with its authors' names for their own model:", "small")
         right = [panel("Light", *light, styles, self.styles, self.neutral, width="600px"),
                  panel("Scene", row(widgets.VBox([c["seed"], c["clouds"]]), self.other), c["psi"], width="600px")]
@@ -309,7 +311,7 @@ class Movie:
         text = f"{link} ({len(self.data) / 1024:.0f} kB)"
         self.widget.children = (player, widgets.HTML(text))
 
-# %% ../nbs/21_explorers.ipynb #89236650
+# %% ../nbs/21_explorers.ipynb #99387007
 class ClockFace(widgets.GridBox):
     "The twelve directions of `CLOCK` as the face of a clock; `value` is the chosen one."
     value = traitlets.Enum(list(CLOCK), "3h")
@@ -328,7 +330,8 @@ class ClockFace(widgets.GridBox):
     def button(self, hour, number):
         "The button of an hour, at its place."
         down, right = (round(3 * f(number * math.pi / 6)) for f in (math.cos, math.sin))
-        place = widgets.Layout(grid_row=str(4 - down), grid_column=str(4 + right), width="34px", height="25px", padding="0", margin="0")
+        place = widgets.Layout(grid_row=f"{4 - down} / span 1", grid_column=f"{4 + right} / span 1",
+                               width="34px", height="25px", padding="0", margin="0")
         button = widgets.Button(description=str(number), tooltip=f"direction {hour}", layout=place)
         button.on_click(lambda _: self.set_trait("value", hour))
         return button
@@ -490,7 +493,7 @@ def unwatched(inversion):
 
 def half_way(maps): return [S.roll(-S.shape[-1] // 2, -1) for S in maps]
 
-# %% ../nbs/21_explorers.ipynb #ff7605dc
+# %% ../nbs/21_explorers.ipynb #86ed9491
 @torch.no_grad()
 def loosen(
     found: Inversion,      # of one photograph
@@ -500,9 +503,8 @@ def loosen(
     seed: int = 0,         # of the noise
 ) -> Inversion:
     "An inversion on its way back to what G was trained on."
-    keep, device = 1 - share, found.W.device
-    noise = lambda kind, s: item_normal((1, s, s), [seed], kind, s, device=device)
-    mix = lambda kind, maps: [keep * S + math.sqrt(1 - keep ** 2) * noise(kind, S.shape[-1]) for S in maps]
+    noise = lambda kind, s: item_normal((1, s, s), [seed], kind, s, device=found.W.device)
+    mix = lambda kind, maps: [torch.lerp(S, noise(kind, S.shape[-1]), share) for S in maps]
     between = copy.deepcopy(G)
     for mine, tuned in zip(between.parameters(), found.generator.parameters()): mine.data = torch.lerp(tuned, mine, share)
     W = torch.lerp(found.W, W_free, share)
@@ -553,7 +555,7 @@ def networks(models, device):
         return models[name]
     return network
 
-# %% ../nbs/21_explorers.ipynb #e60f555f
+# %% ../nbs/21_explorers.ipynb #d482aa23
 class Looseness(Explorer):
     "One of the inversions found, from faithful to movable."
     def __init__(self, found):
@@ -571,7 +573,7 @@ class Looseness(Explorer):
     def page(self):
         c, (made, moved) = self.controls, self.images
         c["share"].layout.width = "260px"
-        ends = row(sentence("faithful", "small"), c["share"], sentence("movable", "small"), gap="6px")
+        ends = row(sentence("faithful", "small"), c["share"], sentence("movable", "small"), gap="6px", center=True)
         pictures = row(widgets.VBox([made, sentence("picture", "small")]), widgets.VBox([moved, sentence("clouds moved by half the width", "small")]))
         return panel("From faithful to movable", row(pictures, widgets.VBox([c["variant"], ends, self.caption], layout=widgets.Layout(width="460px"))))
 
@@ -591,7 +593,7 @@ def length(variant, steps):
     v = find_variant(variant)
     return steps * (int(v.optimise_W or v.optimise_S) + int(v.fine_tune))
 
-# %% ../nbs/21_explorers.ipynb #e1970a4f
+# %% ../nbs/21_explorers.ipynb #6c8c2722
 class InversionExplorer:
     "Variants of the inversion side by side while they run, then a slider from faithful to movable."
     def __init__(self,
@@ -603,7 +605,7 @@ class InversionExplorer:
         (self.steps, self.toggles), self.loose = inversion_controls(), Looseness(self.found)
         self.table, self.chart, self.columns = row(gap="8px"), widgets.HTML(curves({}, 60)), {}
         run = [row(*self.toggles.values(), gap="2px"), row(self.steps, self.job.widget), self.chart]
-        top = row(panel("Photograph", self.choice.widget, width="400px"), panel("Variants", *run, width="690px"))
+        top = row(panel("Photograph", self.choice.widget, width="400px"), panel("Variants", *run, width="698px"))
         about = "Seven ways to find latents that reproduce a photograph; the second row shows whether the clouds can then be moved."
         self.widget = page("Inversion", about, top, panel("Reconstruction, and the clouds moved by half the width", self.table), self.loose.widget)
 

@@ -1,6 +1,8 @@
 """The explorers without a page: each notebook of nbs/apps runs in a kernel of its own, and the controls do what they say."""
-import sys
+import json
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -9,13 +11,18 @@ import torch
 from nbclient import NotebookClient
 
 from deeplandscape.core import InputError, weights_path
-from deeplandscape.explorers import Job, MotionExplorer, PhotoExplorer, SceneExplorer, as_png
+from deeplandscape.explorers import (ClockFace, Drawing, InversionExplorer, Job, MotionExplorer, PhotoChoice, PhotoExplorer,
+                                     SceneExplorer, as_png, loosen, meaning, measurements, read_upload)
+from deeplandscape.inversion import STEADY, invert
+from deeplandscape.lighting import STYLES
+from deeplandscape.motion import CLOCK
 from small_models import CONFIG, small_generator, write_weights
 
 APPS = Path(__file__).resolve().parents[1] / "nbs" / "apps"
-EXPECTED = {"scene": {"ImageModel": 1, "FloatSliderModel": 4, "BoundedIntTextModel": 2, "LabelModel": 1, "ButtonModel": 2},
-            "motion": {"ImageModel": 4, "FloatSliderModel": 2, "DropdownModel": 1, "PlayModel": 1, "LinkModel": 1},
-            "photo": {"ImageModel": 1, "FileUploadModel": 1, "DropdownModel": 3, "ButtonModel": 1, "CheckboxModel": 1}}
+EXPECTED = {"scene": {"ImageModel": 1, "FloatSliderModel": 4, "BoundedIntTextModel": 2, "ButtonModel": 11},
+            "motion": {"ImageModel": 4, "FloatSliderModel": 2, "ButtonModel": 13, "PlayModel": 1, "LinkModel": 1},
+            "inversion": {"ImageModel": 3, "FileUploadModel": 1, "ToggleButtonModel": 7, "FloatSliderModel": 1, "ButtonModel": 1},
+            "photo": {"ImageModel": 1, "FileUploadModel": 1, "DropdownModel": 4, "ButtonModel": 1, "CheckboxModel": 1}}
 
 
 def has_weights():
@@ -67,6 +74,7 @@ def test_scene_controls_change_the_picture(G, control, value):
     explorer = SceneExplorer(G, seed=1)
     before = explorer.images[0].value
     explorer.controls[control].value = value
+    assert explorer.wait()
     now = explorer.values()
     light = [now[name] for name in explorer.names]
     assert explorer.images[0].value != before
@@ -109,9 +117,139 @@ def test_one_job_at_a_time():
     assert started == [1] and job.note.value == "Done." and job.button.description == "go"
 
 
+STILL = lambda images: torch.cat([torch.ones_like(images[:, :1]), torch.zeros_like(images[:, :2])], 1)
+SKY = lambda images: torch.cat([torch.zeros_like(images[:, :1]), torch.ones_like(images[:, :1]), torch.zeros_like(images[:, :1])], 1)
+
+
+class Pixels:
+    def features(self, x): return x
+    def distance(self, a, b): return (a - b).abs().flatten(1).mean(1)
+
+
+def models(G, segment=SKY):
+    return dict(G=G, E=lambda photo: torch.zeros(len(photo), 2 * G.config.levels, G.config.w_dim), segment=segment, perceptual=Pixels())
+
+
 def test_photo_without_sky_or_water_says_so(G):
-    still = lambda images: torch.cat([torch.ones_like(images[:, :1]), torch.zeros_like(images[:, :2])], 1)
-    explorer = PhotoExplorer(models=dict(G=G, segment=still, perceptual=object()), size=64, device="cpu")
+    explorer = PhotoExplorer({"wall": torch.rand(3, 40, 60) * 2 - 1}, models(G, STILL), device="cpu")
+    explorer.controls["iterations"].options = [("few", 4)]
     explorer.controls["seconds"].value = 0.5
     explorer.job.click(); explorer.job.wait()
     assert "Neither sky nor water" in explorer.report.value and explorer.movie.data[4:8] == b"ftyp"
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 96), (3, 96, 40)], ids=["wide", "tall"])
+def test_photo_of_sky_only(G, shape):
+    explorer = PhotoExplorer({"sky": torch.rand(shape) * 2 - 1}, models(G), device="cpu")
+    explorer.controls["iterations"].options = [("few", 4)]
+    explorer.controls["seconds"].value = 0.5
+    explorer.job.click(); explorer.job.wait()
+    assert explorer.job.note.value == "sky moves." and explorer.video.frames.shape == (15, *shape)
+
+
+@pytest.mark.parametrize("z_dyn", [z for _, z, _ in STYLES])
+def test_styles_are_within_reach_of_the_sliders(G, z_dyn):
+    explorer = SceneExplorer(G)
+    explorer.set(**dict(zip(explorer.names, z_dyn)))
+    assert [explorer.controls[name].value for name in explorer.names] == list(z_dyn)
+
+
+def test_every_hour_has_a_button():
+    face = ClockFace()
+    for hour in CLOCK:
+        face.buttons[hour].click()
+        assert face.value == hour and [h for h, b in face.buttons.items() if b.button_style] == [hour]
+    places = {(b.layout.grid_row, b.layout.grid_column) for b in face.buttons.values()}
+    assert len(places) == 12
+
+
+def test_a_slow_drawing_skips_what_is_out_of_date(G):
+    "Thirty moves of a slider are answered by a few pictures, the last one right; the hand never waits."
+    explorer, drawn, draw = SceneExplorer(G), [], SceneExplorer.draw
+    explorer.draw = lambda **values: (time.sleep(0.1), drawn.append(values["z_dyn_1"]), draw(explorer, **values))[-1]
+    began = time.perf_counter()
+    for k in range(30): explorer.controls["z_dyn_1"].value = k * 0.1
+    assert time.perf_counter() - began < 2.5
+    assert explorer.wait() and len(drawn) < 28 and drawn[-1] == explorer.controls["z_dyn_1"].value
+    assert explorer.images[0].value == as_png(explorer.render([drawn[-1], 0, 0]))
+
+
+def test_a_failed_drawing_leaves_a_sentence_and_works_again(G):
+    explorer = SceneExplorer(G)
+    draw, explorer.draw = explorer.draw, lambda **_: 1 / 0
+    explorer.set(seed=1)
+    assert "ZeroDivisionError" in explorer.caption.value
+    explorer.draw = draw
+    explorer.set(seed=2)
+    assert "scene 2" in explorer.caption.value
+
+
+@pytest.mark.parametrize("card", ["{", "{}", json.dumps(dict(weights={"generator": "b"}))])
+def test_nothing_is_claimed_about_other_weights(tmp_path, card):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "sec71_zdyn.json").write_text(card)
+    (tmp_path / "cpu" / "sec71_zdyn.csv").write_text("coordinate,value,measure,mean,std\n1,-3,brightness,0.2,0.1\n1,3,brightness,0.6,0.1\n")
+    assert measurements("a", tmp_path) == [] and measurements(None, tmp_path) == []
+    (tmp_path / "cpu" / "sec71_zdyn.json").write_text(json.dumps(dict(weights={"generator": "a"})))
+    rows = measurements("a", tmp_path)
+    assert meaning(rows, 1) == "brightness 0.20 → 0.60 (from -3 to 3)" and meaning(rows, 2) == ""
+
+
+def test_loosening_ends_at_the_sample(G):
+    "At 0 the inversion itself, at 1 a proper sample: W', unit noise, the generator before fine-tuning."
+    photo = torch.rand(1, 3, 32, 32) * 2 - 1
+    found = invert(G, photo, "EOIF", models(G)["E"], perceptual=Pixels(), settings=replace(STEADY, iterations=6, tune_iterations=4))
+    W_free = models(G)["E"](photo)
+    faithful, movable = loosen(found, G, W_free, 0.0), loosen(found, G, W_free, 1.0)
+    torch.testing.assert_close(faithful.reconstruction(), found.reconstruction())
+    assert all(torch.equal(a, b) for a, b in zip(movable.generator.parameters(), G.parameters()))
+    assert torch.equal(movable.W, W_free) and abs(float(movable.S_dyn[-1].std()) - 1) < 0.1
+
+
+@pytest.mark.parametrize("segment", [STILL, SKY], ids=["no sky", "all sky"])
+def test_inversion_of_photos_without_one_of_the_regions(G, segment):
+    explorer = InversionExplorer({"noise": torch.rand(3, 60, 40) * 2 - 1}, models(G, segment), "cpu")
+    explorer.steps.options = [("few", 5)]
+    for name, toggle in explorer.toggles.items(): toggle.value = name in ("E", "EOIFS")
+    explorer.job.click(); explorer.job.wait()
+    assert explorer.job.note.value == "noise: E, EOIFS." and explorer.columns["EOIFS"].moved.value
+    assert ("static" in explorer.loose.caption.value) == (segment is STILL)
+    assert not any(G.to_rgb[-1]._forward_hooks for found, *_ in explorer.found.values() for G in found.generators)
+
+
+def test_page_answers_while_an_inversion_runs(G):
+    explorer, other = InversionExplorer({"noise": torch.rand(3, 40, 40)}, models(G), "cpu"), SceneExplorer(G)
+    explorer.steps.options = [("many", 10**6)]
+    explorer.job.click()
+    while "step" not in explorer.job.note.value and explorer.job.thread.is_alive(): time.sleep(0.05)
+    began = time.perf_counter()
+    other.set(z_dyn_1=1.0)
+    answered = time.perf_counter() - began
+    explorer.job.click(); explorer.job.wait()
+    assert answered < 30 and explorer.job.note.value == "Stopped." and explorer.job.button.description == "invert"
+
+
+def hostile_uploads():
+    import io
+    from PIL import Image
+    def png(size, mode="RGB", form="png"):
+        data = io.BytesIO(); Image.new(mode, size).save(data, form); return data.getvalue()
+    return {"empty.jpg": b"", "text.png": b"no picture" * 100, "half.png": png((200, 200))[:120], "dot.png": png((3, 900)),
+            "page.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>", "film.mp4": b"\0\0\0\x18ftypmp42" + bytes(500)}
+
+
+@pytest.mark.parametrize("name", list(hostile_uploads()))
+def test_hostile_uploads_end_in_a_sentence(name):
+    with pytest.raises(InputError) as error: read_upload(name, hostile_uploads()[name])
+    assert name in str(error.value) and "/tmp" not in str(error.value)
+    choice = PhotoChoice(dict(first=torch.zeros(3, 20, 20)))
+    choice.take(dict(new=({"name": name, "content": memoryview(hostile_uploads()[name])},)))
+    assert choice.name == "first" and name in choice.note.value
+
+
+@pytest.mark.parametrize("name, mode", [("grey.png", "L"), ("deep.png", "I;16"), ("see-through.png", "RGBA"), ("print.jpg", "CMYK"), ("film.gif", "P")])
+def test_uploads_of_every_kind_are_read(name, mode):
+    import io
+    from PIL import Image
+    data = io.BytesIO(); Image.new(mode, (40, 30)).save(data, dict(jpg="jpeg").get(name[-3:], name[-3:]))
+    assert read_upload(name, data.getvalue()).shape == (3, 30, 40)

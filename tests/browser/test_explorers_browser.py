@@ -1,78 +1,44 @@
-"""The explorers in a real browser: Voila serves the notebooks of nbs/apps, headless Chromium turns the controls, and the pixels are compared."""
+"""The explorers in a real browser: `deeplandscape explore` serves the notebooks of nbs/apps, headless Chromium turns the controls, and the pixels are compared."""
 import base64
 import io
-import os
-import shutil
-import socket
-import subprocess
+import json
 import sys
-import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+from serving import MISSING, chromium, opened, served
 from small_models import small_generator, write_weights
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
-              pytest.mark.skipif(not (find_spec("voila") and find_spec("playwright")), reason="pip install voila playwright")]
-PATIENCE = 240_000                                     # ms; a page is there after 5 s on a machine at leisure
-
-
-def wait_for_port(port, server):
-    end = time.monotonic() + PATIENCE / 1000
-    while time.monotonic() < end:
-        assert server.poll() is None, "voila ended by itself"
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0: return
-        time.sleep(0.2)
-    raise TimeoutError("voila does not answer")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def folder(tmp_path_factory): return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def address(folder):
     "Voila, serving the folder of the apps with small random networks."
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("weights")
-    environment = dict(os.environ, DEEPLANDSCAPE_WEIGHTS=str(write_weights(folder)), PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
-    command = [sys.executable, "-m", "voila", str(ROOT / "nbs" / "apps"), "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"]
-    with open(folder / "voila.log", "w") as log:
-        server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
-        try:
-            wait_for_port(port, server)
-            yield f"http://127.0.0.1:{port}/voila/render/"
-        finally:
-            server.terminate()
-            server.wait(30)
+    with served(folder, "--voila", DEEPLANDSCAPE_WEIGHTS=str(write_weights(folder))) as address: yield address + "voila/render/"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    with chromium() as browser: yield browser
 
 
 @pytest.fixture
 def page(browser):
-    "A page that reaches this machine only, on and off line alike."
-    page = browser.new_page(viewport=dict(width=1400, height=1000), accept_downloads=True)
-    page.set_default_timeout(PATIENCE)
-    page.route("**/*", lambda route: route.continue_() if "//127.0.0.1" in route.request.url else route.abort())
-    yield page
-    page.close()
+    with opened(browser) as page: yield page
 
 
 def wait_for(page, text): page.get_by_text(text).first.wait_for()
+def handle(page, name): return page.locator(".widget-slider", has_text=name).locator(".noUi-handle")
+def as_array(image): return ((image + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
 
 def pixels_of(page, index=0):
@@ -89,26 +55,57 @@ def seen(page, size, index=0):
     return np.array(shot.resize((size, size), Image.Resampling.BOX)).astype(float)
 
 
-def as_array(image): return ((image + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+def same(shown, image): return np.abs(shown.astype(int) - as_array(image)).max() <= 1
 
 
-def test_scene_slider_changes_the_pixels(page, address):
+def drag(page, name, share):
+    "Pull the slider of that name to a share of its length with the mouse."
+    grip, rail = handle(page, name).bounding_box(), page.locator(".widget-slider", has_text=name).locator(".noUi-base").bounding_box()
+    page.mouse.move(grip["x"] + grip["width"] / 2, grip["y"] + grip["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(rail["x"] + share * rail["width"], rail["y"] + rail["height"] / 2, steps=6)
+    page.mouse.up()
+
+
+def send(page, path):
+    with page.expect_file_chooser() as chooser: page.get_by_role("button", name="upload").click()
+    chooser.value.set_files(path)
+
+
+def overlaps(page):
+    "Pairs of visible controls and pictures of which one covers part of the other."
+    return page.evaluate("""() => {
+        const boxes = [...document.querySelectorAll('.explorer img, .explorer button, .explorer .widget-slider, .explorer select, .explorer .widget-label')]
+            .map(e => [e, e.getBoundingClientRect()]).filter(([e, b]) => b.width > 1 && b.height > 1 && getComputedStyle(e).visibility != 'hidden')
+        const found = []
+        for (const [e, a] of boxes) for (const [f, b] of boxes)
+            if (e !== f && !e.contains(f) && !f.contains(e) && e.compareDocumentPosition(f) & 4 &&
+                Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2)
+                found.push([e.textContent || e.tagName, f.textContent || f.tagName])
+        return found }""")
+
+
+def test_scene_sliders_and_styles_change_the_pixels(page, address):
     from deeplandscape.explorers import SceneExplorer
     expected = SceneExplorer(small_generator())
     page.goto(address + "scene.ipynb")
     wait_for(page, "z_dyn = +0.00, +0.00, +0.00")
-    page.locator(".noUi-handle").first.focus()
+    assert not overlaps(page)
+    handle(page, "z dyn 1").focus()
     for _ in range(8): page.keyboard.press("ArrowRight")
     wait_for(page, "z_dyn = +2.00, +0.00, +0.00")
-    shown = pixels_of(page).astype(int)
-    assert np.abs(shown - as_array(expected.render((2.0, 0, 0)))).max() <= 1
-    candidates = [float(z) for z in np.arange(0, 3.1, 0.5)]
-    screen = seen(page, 32)
+    assert same(pixels_of(page), expected.render((2.0, 0, 0)))
+    candidates, screen = [float(z) for z in np.arange(0, 3.1, 0.5)], seen(page, 32)
     distances = [np.abs(screen - as_array(expected.render((z, 0, 0)))).mean() for z in candidates]
     assert candidates[int(np.argmin(distances))] == 2.0, distances
-    page.get_by_text("another scene").click()
+    drag(page, "z dyn 2", 1.0)
+    wait_for(page, "z_dyn = +2.00, +3.50, +0.00")
+    assert same(pixels_of(page), expected.render((2.0, 3.5, 0)))
+    page.get_by_role("button", name="7 deep night").click()
+    wait_for(page, "z_dyn = +2.50, +0.00, +0.00")
+    page.get_by_role("button", name="another scene").click()
     wait_for(page, "scene 1, clouds 1")
-    assert np.abs(pixels_of(page).astype(int) - as_array(expected.render((2.0, 0, 0), 1))).max() <= 1
+    assert same(pixels_of(page), expected.render((2.5, 0, 0), 1))
 
 
 def test_motion_plays_and_saves(page, address):
@@ -116,15 +113,14 @@ def test_motion_plays_and_saves(page, address):
     expected = MotionExplorer(small_generator())
     page.goto(address + "motion.ipynb")
     wait_for(page, "scene 0, frame 0")
+    assert not overlaps(page)
     before = pixels_of(page, 1)
-    page.locator("select").first.select_option("9h")
+    page.get_by_role("button", name="9", exact=True).click()
     wait_for(page, "9h, speed +1.00, horizon 0.50, scene 0, frame 0")
-    time_slider = page.locator(".widget-slider", has_text="time").locator(".noUi-handle")
-    time_slider.focus()
+    handle(page, "time").focus()
     for _ in range(5): page.keyboard.press("ArrowRight")
     wait_for(page, "9h, speed +1.00, horizon 0.50, scene 0, frame 5")
-    images, _ = expected.render([5], "9h")
-    assert np.abs(pixels_of(page).astype(int) - as_array(images[0])).max() <= 1
+    assert same(pixels_of(page), expected.render([5], "9h")[0][0])
     assert np.abs(pixels_of(page, 1).astype(int) - before).max() > 20                # the map has moved
     page.locator(".widget-play button").first.click()
     page.wait_for_function("![...document.querySelectorAll('.widget-label')].some(e => / frame 5$/.test(e.textContent))")
@@ -136,24 +132,64 @@ def test_motion_plays_and_saves(page, address):
     assert page.locator("video").evaluate("v => new Promise(done => v.readyState > 1 ? done(v.videoWidth) : v.onloadeddata = () => done(v.videoWidth))") == 32
 
 
+def test_inversion_runs_stops_and_loosens(page, address):
+    page.goto(address + "inversion.ipynb")
+    page.get_by_role("button", name="invert").wait_for()
+    assert not overlaps(page)
+    page.locator(".widget-dropdown", has_text="steps").locator("select").select_option("the paper's 500")
+    page.get_by_role("button", name="invert").click()
+    wait_for(page, "MO, step")
+    page.get_by_role("button", name="stop").click()                                  # heard while the variants run
+    wait_for(page, "Stopped.")
+    page.locator(".widget-dropdown", has_text="steps").locator("select").select_option("60, quick")
+    for name in ("MO", "EOI"): page.get_by_role("button", name=name, exact=True).click()
+    page.get_by_role("button", name="invert").click()
+    wait_for(page, "china.jpg: E, EOIFS.")
+    assert page.locator("svg polyline").count() == 2 and not overlaps(page)
+    wait_for(page, "EOIFS, 0.00")
+    faithful = pixels_of(page, page.locator("img.widget-image").count() - 2)
+    drag(page, "", 1.0)
+    wait_for(page, "EOIFS, 1.00")
+    movable = pixels_of(page, page.locator("img.widget-image").count() - 2)
+    assert np.abs(faithful.astype(int) - movable).mean() > 1
+
+
 def test_photo_survives_bad_uploads_and_makes_a_video(page, address, tmp_path):
     page.goto(address + "photo.ipynb")
-    upload = page.get_by_role("button", name="upload")
-    upload.wait_for()
-    def send(path):
-        with page.expect_file_chooser() as chooser: upload.click()
-        chooser.value.set_files(path)
+    page.get_by_role("button", name="upload").wait_for()
+    assert not overlaps(page)
     (tmp_path / "letter.jpg").write_text("Dear Sir or Madam")
-    send(tmp_path / "letter.jpg")
+    send(page, tmp_path / "letter.jpg")
     wait_for(page, "letter.jpg cannot be read as a picture")
+    noise = np.random.default_rng(0).integers(0, 256, (1600, 2400, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png", compress_level=0)             # 11.5 MB, more than Jupyter's own limit
+    send(page, tmp_path / "large.png")
+    wait_for(page, "large.png is here")
     Image.fromarray(np.linspace(0, 255, 60 * 90 * 3).astype(np.uint8).reshape(60, 90, 3)).save(tmp_path / "mine.png")
-    send(tmp_path / "mine.png")
+    send(page, tmp_path / "mine.png")
     wait_for(page, "mine.png is here")
     assert pixels_of(page).shape == (60, 90, 3)
-    page.locator(".widget-slider", has_text="seconds").locator(".noUi-handle").focus()
+    handle(page, "seconds").focus()
     page.keyboard.press("Home")
     page.get_by_role("button", name="animate").click()
     wait_for(page, "mine.png moves.")
     with page.expect_download() as download: page.get_by_text("download animated.mp4").click()
     assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
     assert "SSIM" in page.locator("pre").first.inner_text()
+
+
+def test_scene_in_jupyterlab(page, folder):
+    from deeplandscape.explorers import SceneExplorer
+    settings = folder / "lab" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false"}))
+    environment = dict(DEEPLANDSCAPE_WEIGHTS=str(write_weights(folder)), JUPYTERLAB_SETTINGS_DIR=str(folder / "lab"), JUPYTER_TOKEN="browser")
+    with served(folder, **environment) as address:
+        page.goto(address + "doc/tree/scene.ipynb?reset&token=browser")
+        wait_for(page, "Python 3 (ipykernel) | Idle")
+        page.locator(".jp-Cell").first.click()
+        for _ in range(2): page.keyboard.press("Shift+Enter")
+        wait_for(page, "z_dyn = +0.00, +0.00, +0.00")
+        page.get_by_role("button", name="4 light sunset").click()
+        wait_for(page, "z_dyn = +0.00, +3.50, +0.00")
+        assert same(pixels_of(page), SceneExplorer(small_generator()).render((0, 3.5, 0)))
