@@ -250,10 +250,10 @@ def is_current(
     result: str | Path,          # the .json of a result
 ) -> bool:                       # False where a file it was made from has changed or is gone
     "Whether a result still follows from the files it was made from."
-    result = Path(result)
-    read = json.loads(result.read_text(encoding="utf-8")).get("inputs", {})
-    return all((result.parent / name).exists() and file_sha256(result.parent / name) == digest
-               for name, digest in read.items())
+    folder = Path(result).parent
+    read = json.loads(Path(result).read_text(encoding="utf-8")).get("inputs", {})
+    there = all((folder / name).exists() and (folder / name).with_suffix(".json").exists() for name in read)
+    return there and all(file_sha256(folder / name) == digest for name, digest in read.items())
 
 # %% ../nbs/20_report.ipynb #97e4862d
 def beside(

@@ -8,8 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from deeplandscape import report
+from deeplandscape.claims import source_of
 from deeplandscape.core import InputError
-from deeplandscape.report import parameters_of, plan, published, reproduce
+from deeplandscape.report import fingerprint, is_current, parameters_of, plan, published, read_profile, reproduce, save_result
 
 ROOT = Path(__file__).resolve().parents[1]
 REPRO = ROOT / "nbs" / "repro"
@@ -118,3 +120,38 @@ def test_published_numbers_add_up():
     for name in ("fig08_user_study", "fig10_user_study_b"):
         ours = published(name).query("metric == 'wins' and method.str.startswith('Ours')")
         for _, pair in ours.groupby(ours.condition.str.split(",").str[0] if "8" in name else "metric"): assert pair.value.sum() == pytest.approx(1)
+
+
+def test_commit_says_when_the_tree_is_dirty(monkeypatch):
+    for changes, commit in ((" M nbs/00_core.ipynb", "abc-dirty"), ("", "abc")):
+        monkeypatch.setattr(report, "git", lambda *command: "abc" if command[0] == "rev-parse" else changes)
+        assert report.git_commit() == commit
+    monkeypatch.setattr(report, "git", lambda *command: None)
+    assert report.git_commit() is None
+
+
+def test_fingerprint_ignores_clock_and_machine_only(tmp_path):
+    def saved(value, folder, **more): return fingerprint(save_result("a99", "x", values={"v": value}, output=tmp_path / folder, **more).parent)
+    first = saved(1.0, "a", started=0.0, parameters={"folder": str(tmp_path), "n": 1})
+    assert first == saved(1.0, "b", started=1.0, parameters={"folder": "elsewhere", "n": 1})
+    assert first != saved(1.5, "c", parameters={"n": 1}) and first != saved(1.0, "d", parameters={"n": 2})
+
+
+def test_result_made_from_a_changed_file_is_out_of_date(tmp_path):
+    table = pd.DataFrame({"n": [1]})
+    first = save_result("a98", "x", table=table, output=tmp_path)
+    made = save_result("tab98", "x", output=tmp_path, inputs=(tmp_path / "a98.csv",))
+    assert is_current(made)
+    first.unlink()
+    assert not is_current(made)
+    save_result("a98", "x", table=table, output=tmp_path)
+    assert is_current(made)
+    (tmp_path / "a98.csv").write_text("n\n2\n")
+    assert not is_current(made)
+
+
+def test_sources_are_names_of_notebooks(notebook): assert source_of(notebook.stem).replace("_", "").isalnum()
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_profiles_say_what_they_are(profile): assert len(read_profile(profile)[1]["settings"]["about"]) > 40

@@ -1,0 +1,158 @@
+"""The report: from result files alone, nothing stale, every paper figure in its place; in a real browser it fits a phone and a desk."""
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from deeplandscape.page import write_index, write_report
+from deeplandscape.report import save_result
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTENTS = yaml.safe_load((ROOT / "figures" / "published" / "contents.yaml").read_text(encoding="utf-8"))
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SENTINEL = 0.4711
+
+
+class Reader(HTMLParser):
+    "What matters of a page: ids, links, pictures, and whether tags are closed."
+    VOID = {"meta", "link", "img", "source", "br"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links, self.images, self.open, self.headings = [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if "id" in found: self.ids.append(found["id"])
+        if "href" in found: self.links.append(found["href"])
+        if "src" in found: self.links.append(found["src"])
+        if tag == "img": self.images.append(found)
+        if re.fullmatch("h[1-6]", tag): self.headings.append(int(tag[1]))
+        if tag not in self.VOID: self.open.append(tag)
+
+    def handle_endtag(self, tag): assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "A folder with a table, a picture, a video, and a table made from the first."
+    folder = tmp_path_factory.mktemp("figures") / "cpu"
+    table = pd.DataFrame({"method": ["EO", "EOI"], "condition": "", "metric": "SSIM", "value": [SENTINEL, 0.9]})
+    save_result("a5_invert", "cpu", table=table, values={"SSIM, EO": SENTINEL}, parameters={"n_photos": 3}, seed=0, started=0.0, output=folder)
+    wide = torch.linspace(-1, 1, 900).expand(3, 60, 900)
+    save_result("tab02_inversion", "cpu", wide, output=folder, inputs=(folder / "a5_invert.csv",), parameters={"source": "a5_invert"})
+    frames = torch.stack([wide[..., i * 9:i * 9 + 64] for i in range(12)])
+    save_result("fig01_videos", "cpu", wide, values={"videos": 4}, frames=frames, output=folder, seed=0)
+    save_result("sec71_zdyn", "cpu", wide, values={"a name & <odd>": 0.8375}, output=folder)
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(folder, tmp_path): return Path(shutil.copytree(folder, tmp_path / "cpu"))
+
+
+def text_of(folder): return (write_report(folder)).read_text(encoding="utf-8")
+
+
+def test_every_figure_in_the_order_of_the_paper(folder):
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    places = [text.index(f'<article id="{item["name"]}"') for item in CONTENTS]
+    assert places == sorted(places)
+
+
+def test_well_formed_and_linked(folder):
+    page = Reader((folder / "index.html").read_text(encoding="utf-8"))
+    assert page.open == [] and len(page.ids) == len(set(page.ids))
+    for link in page.links:
+        if link.startswith("#"): assert link[1:] in page.ids
+        elif not link.startswith(("https://arxiv.org/", "data:")): assert (folder / link).exists(), link
+    assert page.images and all(image["alt"] and image["width"] and image["height"] for image in page.images)
+    assert page.headings[0] == 1 and all(b - a <= 1 for a, b in zip(page.headings, page.headings[1:]))
+    assert "<script" not in (folder / "index.html").read_text(encoding="utf-8")
+
+
+def test_numbers_beside_the_papers(folder):
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    assert text.count("0.4711") >= 2 and "−0.479" in text                     # ours, and what it lacks of the paper's 0.95
+    assert "a name &amp; &lt;odd&gt;" in text and "0.8375" in text
+
+
+def test_a_changed_number_changes_the_page(copy):
+    csv = copy / "a5_invert.csv"
+    csv.write_text(csv.read_text().replace("0.4711", "0.4822"))
+    text = text_of(copy)
+    assert "0.4822" in text and 'src="tab02_inversion.png"' not in text       # the table made from it is out of date
+
+
+@pytest.mark.parametrize("gone, traces", [
+    ("a5_invert.json", ["0.4711", "a5_invert.json", 'src="tab02_inversion.png"', 'href="tab02_inversion.json"']),
+    ("sec71_zdyn.json", ["0.8375", "sec71_zdyn.png"]), ("sec71_zdyn.png", ['src="sec71_zdyn.png"']),
+    ("fig01_videos.mp4", ["fig01_videos.mp4"]), ("fig01_videos.json", ["fig01_videos.mp4", "fig01_videos.png"])])
+def test_a_deleted_artefact_is_gone(copy, gone, traces):
+    before = (copy / "index.html").read_text(encoding="utf-8")
+    assert all(trace in before for trace in traces)
+    (copy / gone).unlink()
+    after = text_of(copy)
+    assert not any(trace in after for trace in traces)
+    assert f'<article id="{gone.split(".")[0]}"' in after or gone.startswith("a5")
+
+
+def test_empty_folder_and_foreign_profile(tmp_path):
+    assert "There is no result of this notebook in this profile." in text_of(tmp_path / "none")
+    save_result("fig01_videos", "my own", values={"videos": 1}, output=tmp_path / "own")
+    assert "profile my own" in text_of(tmp_path / "own")
+
+
+def test_list_of_profiles(folder):
+    lines = write_index(folder.parent).read_text(encoding="utf-8")
+    assert "(cpu/index.html)" in lines and "(cpu/README.md)" in lines and "| section | claim | cpu |" in lines
+
+
+def test_links_of_the_committed_lists():
+    for page in (ROOT / "figures" / "README.md", *ROOT.glob("figures/*/README.md")):
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")): assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None or not find_spec("playwright"): pytest.skip("there is no Chromium, or no playwright, on this machine")
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_in_a_browser(browser, folder, tmp_path, width):
+    page, said = browser.new_page(viewport=dict(width=width, height=900)), []
+    page.set_default_timeout(240_000)
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda problem: said.append(str(problem)))
+    page.on("requestfailed", lambda request: request.resource_type == "media" or said.append(request.url))
+    page.goto((folder / "index.html").as_uri(), wait_until="load")
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    page.evaluate("Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode() }))")
+    wide = page.evaluate("[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 90))")
+    assert wide == [] and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert page.evaluate("[...document.querySelectorAll('main p, main td, main th, dd, dt, li')].every(e => parseFloat(getComputedStyle(e).fontSize) >= 10)")
+    page.screenshot(path=str(tmp_path / "page.png"))
+    pixels = np.asarray(Image.open(tmp_path / "page.png").convert("L"), dtype=float)
+    assert pixels.shape[1] == width and pixels.std() > 10 and np.median(pixels) > 200      # dark text on light
+    assert said == []
+    if width == 1200:
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+    page.close()
