@@ -44,33 +44,40 @@ class EqualConv2d(nn.Module):
 
     def forward(self, x): return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.padding)
 
-# %% ../nbs/03_layers.ipynb #80496d64
+# %% ../nbs/03_layers.ipynb #66a6aea2
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)               # what is kept must serve training too
+def spread(dtype, device):                 # (a, b, c) -> (a, a + b, b + c, c), in both directions: 9 x 16
+    line = torch.tensor([[1.0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]], dtype=dtype)
+    return torch.kron(line, line).to(device)
+
+def fold(weight, matrix): return (weight.reshape(-1, 9) @ matrix).view(*weight.shape[:2], 4, 4)
+
+# %% ../nbs/03_layers.ipynb #188201cb
 def up_kernel(
-    weight: Tensor,   # 3x3 kernel, (out, in, 3, 3)
-) -> Tensor:          # (in, out, 4, 4)
+    weight: Tensor,      # 3x3 kernel, (out, in, 3, 3)
+    scale: float = 1.0,  # its factor
+) -> Tensor:             # (in, out, 4, 4)
     "The kernel with which a stride-2 transposed convolution equals nearest-upsample x2 followed by `weight`."
-    w = F.pad(weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
-    w = w[:, :, 1:] + w[:, :, :-1]
-    return w[..., 1:] + w[..., :-1]
+    return fold(weight.transpose(0, 1), spread(weight.dtype, weight.device).flip(1) * scale)
 
 class UpConv2d(EqualConv2d):
     "Nearest-neighbour upsampling x2, then an equalised 3x3 convolution: (B, in, H, W) -> (B, out, 2H, 2W)."
     def forward(self, x):
-        return F.conv_transpose2d(x, up_kernel(self.weight * self.scale), self.bias, stride=2, padding=1)
+        return F.conv_transpose2d(x, up_kernel(self.weight, self.scale), self.bias, stride=2, padding=1)
 
-# %% ../nbs/03_layers.ipynb #19b36248
+# %% ../nbs/03_layers.ipynb #52dae57e
 def down_kernel(
-    weight: Tensor,   # 3x3 kernel, (out, in, 3, 3)
-) -> Tensor:          # (out, in, 4, 4)
+    weight: Tensor,      # 3x3 kernel, (out, in, 3, 3)
+    scale: float = 1.0,  # its factor
+) -> Tensor:             # (out, in, 4, 4)
     "The kernel with which a stride-2 convolution equals `weight` followed by a 2x2 average."
-    w = F.pad(weight, (1, 1, 1, 1))
-    w = w[:, :, 1:] + w[:, :, :-1]
-    return (w[..., 1:] + w[..., :-1]) / 4
+    return fold(weight, spread(weight.dtype, weight.device) * (scale / 4))
 
 class DownConv2d(EqualConv2d):
     "An equalised 3x3 convolution, then the 2x2 average: (B, in, H, W) -> (B, out, H/2, W/2)."
     def forward(self, x):
-        return F.conv2d(x, down_kernel(self.weight * self.scale), self.bias, stride=2, padding=1)
+        return F.conv2d(x, down_kernel(self.weight, self.scale), self.bias, stride=2, padding=1)
 
 # %% ../nbs/03_layers.ipynb #39885582
 @lru_cache(maxsize=64)
