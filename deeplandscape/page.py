@@ -172,7 +172,8 @@ def with_symbols(text: str) -> Markup:
     "Escaped text; symbols with their index below, names in backticks as code, other underscores as spaces."
     pieces = re.split(r"`([^`]*)`", str(text))
     symbol = lambda s: re.sub(r"(?<![A-Za-z])([zSDw])_(st|dyn|a|b)(?![A-Za-z])", r"<var>\1</var><sub>\2</sub>", s).replace("_", " ")
-    return Markup("".join(f"<code>{escape(p)}</code>" if i % 2 else symbol(str(escape(p))) for i, p in enumerate(pieces)))
+    stressed = lambda s: re.sub(r"\*([^*\s][^*]*)\*", r"<em>\1</em>", symbol(s))
+    return Markup("".join(f"<code>{escape(p)}</code>" if i % 2 else stressed(str(escape(p))) for i, p in enumerate(pieces)))
 
 # %% ../nbs/20c_page.ipynb #73eb59fd
 def write_page(

@@ -17,6 +17,7 @@ import os
 import platform
 import subprocess
 import sys
+import textwrap
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -319,7 +320,7 @@ def draw_beside(
         axes.plot(part.ours.astype(float), rows, "o", color=PALETTE[0], label=label)
         direction = {"lower": "lower is better", "higher": "higher is better"}.get(part.better.iloc[0], "")
         axes.set(yticks=range(len(methods)), yticklabels=methods, ylim=(-0.6, len(methods) - 0.4),
-                 xlabel=f"{metric}\n{direction}")
+                 xlabel=f"{textwrap.fill(metric, 18)}\n{direction}")
         axes.set_title("\n".join(condition.split(", ")), fontsize=8)
         axes.margins(x=0.2)
     panels[0][0].legend(loc="upper right", bbox_to_anchor=(-0.05, -0.04), fontsize=8)

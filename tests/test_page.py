@@ -147,7 +147,9 @@ def test_in_a_browser(browser, folder, tmp_path, width):
     wide = page.evaluate("[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 90))")
     assert wide == [] and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-    assert page.evaluate("[...document.querySelectorAll('main p, main td, main th, dd, dt, li')].every(e => parseFloat(getComputedStyle(e).fontSize) >= 10)")
+    assert page.evaluate("[...document.querySelectorAll('main p, main td, main th, dd, dt, li')].every(e => parseFloat(getComputedStyle(e).fontSize) >= 9.5)")
+    inner = "[...document.querySelectorAll('article *, .claims > li *')].filter(e => e.getBoundingClientRect().right > e.closest('article, .claims > li').getBoundingClientRect().right)"
+    assert page.evaluate(inner + ".map(e => e.outerHTML.slice(0, 90))") == []
     page.screenshot(path=str(tmp_path / "page.png"))
     pixels = np.asarray(Image.open(tmp_path / "page.png").convert("L"), dtype=float)
     assert pixels.shape[1] == width and pixels.std() > 10 and np.median(pixels) > 200      # dark text on light
