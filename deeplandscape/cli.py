@@ -129,14 +129,26 @@ def with_settings(
         config = dataclasses.replace(config, **{head: new})
     return config
 
-# %% ../nbs/23_cli.ipynb #af0bc45b
+# %% ../nbs/23_cli.ipynb #4394e749
+def open_material(photos, clips, scenes, out, sizes):
+    "Stills and clips to train on, each [(Store, weight), ...], and a word about each store."
+    from deeplandscape.data import open_sources, prepare_store
+    moving = open_sources(clips, "clips", out / "store", sizes) if clips else []
+    if not moving: moving = [(prepare_store(out / "scenes", scenes=scenes, resolutions=sizes), 1.0)]
+    still = open_sources(photos, "photos", out / "store", sizes) if photos else moving
+    for store in dict.fromkeys(store for store, _ in still + moving):
+        typer.echo(f"{store.path}: {', '.join(f'{len(t)} {kind}' for kind, t in store.tables.items() if len(t))}")
+        for line in store.report(most=5)[len(store.resolutions):]: typer.echo(f"  {line}")
+    return still, moving
+
+# %% ../nbs/23_cli.ipynb #1f1338ab
 @app.command()
 def train(
     profile: Annotated[str, typer.Option(help="small (64 px), gpu (128 px) or paper (256 px)")] = "small",
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for checkpoint, log and samples")] = Path("runs/train"),
-    stills: Annotated[list[str], typer.Option(help="prepared store of still images, PATH or PATH:WEIGHT; repeatable")] = [],
-    clips: Annotated[list[str], typer.Option(help="prepared store of clips, PATH or PATH:WEIGHT; repeatable")] = [],
-    scenes: Annotated[int, typer.Option(help="rendered scenes to train on when no store is given")] = 2000,
+    photos: Annotated[list[str], typer.Option("--photos", "--stills", help="folder of photographs or prepared store, PATH or PATH:WEIGHT; repeatable")] = [],
+    clips: Annotated[list[str], typer.Option(help="folder of clips, video or prepared store, PATH or PATH:WEIGHT; repeatable")] = [],
+    scenes: Annotated[int, typer.Option(help="rendered scenes to train on when no clips are given")] = 2000,
     set: Annotated[list[str], typer.Option(help="change a setting, name=value; repeatable")] = [],
     resume: Annotated[bool, typer.Option(help="go on from the checkpoint in the folder")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
@@ -146,68 +158,82 @@ def train(
     from lightning.fabric import Fabric
     from deeplandscape import training
     from deeplandscape.core import pick_device, use_threads
-    from deeplandscape.data import Store, prepare_store
     if profile not in training.PROFILES: raise InputError(f"There is no profile {profile!r}; choose one of {', '.join(training.PROFILES)}.")
     config = with_settings(training.PROFILES[profile], set)
     typer.echo(training.describe(config))
     if dry_run: return
     use_threads()
-    if not (stills and clips):
-        sizes = [config.generator.size(level) for level, *_ in training.phases(config)]
-        rendered = str(prepare_store(out / "scenes", scenes=scenes, resolutions=sizes).path)
-    def sources(items): return [(Store(path), float(weight or 1)) for path, _, weight in (i.partition(":") for i in items or [rendered])]
-    card = dict(data=dict(stills=stills or [f"{scenes} rendered scenes"], clips=clips or [f"{scenes} rendered scenes"]))
+    sizes = [config.generator.size(level) for level, *_ in training.phases(config)]
+    sources = training.Sources(*open_material(photos, clips, scenes, out, sizes))
+    card = dict(data=dict(stills=photos or clips or [f"{scenes} rendered scenes"], clips=clips or [f"{scenes} rendered scenes"]))
     fabric = Fabric(accelerator=pick_device(device).type, devices=1)
-    path = training.train(config, training.Sources(sources(stills), sources(clips)), out, resume=resume, fabric=fabric, card=card)
+    path = training.train(config, sources, out, resume=resume, fabric=fabric, card=card)
     typer.echo(f"the generator is {path}")
 
-# %% ../nbs/23_cli.ipynb #9bfeebf9
+# %% ../nbs/23_cli.ipynb #ee2de318
 @app.command()
 def prepare(
-    out: Annotated[Path, typer.Argument(help="folder of the store")],
+    out: Annotated[Path, typer.Argument(help="folder of the store; or test-clips: fetch the published test clips into a folder of that name")],
     photos: Annotated[list[Path], typer.Option(help="folder of photographs; repeatable")] = [],
     clips: Annotated[list[Path], typer.Option(help="folder of frames, folder of such folders, or video; repeatable")] = [],
     scenes: Annotated[int, typer.Option(help="rendered scenes to add")] = 0,
     resolution: Annotated[int, typer.Option(help="largest resolution; the smaller ones, down to 8, are made too")] = 64,
+    max_frames: Annotated[int, typer.Option(help="frames of a clip at most; longer ones are thinned")] = 200,
     keep_moving: Annotated[bool, typer.Option(help="keep clips whose camera moves")] = False,
+    list: Annotated[Optional[Path], typer.Option(help="test-clips: a list of your own, {kind: {link: [second, ...]}}")] = None,
+    size: Annotated[int, typer.Option(help="test-clips: side of the squares in pixels")] = 1080,
 ):
-    "Prepare photographs, videos and rendered scenes for training; restartable."
+    "Prepare photographs, videos and rendered scenes for training, or fetch the test clips; restartable."
+    if out.name == "test-clips" and not (photos or clips or scenes): return fetch_test_clips(out, list, size)
     from deeplandscape.data import prepare_store
     if not (photos or clips or scenes): raise InputError("Nothing to prepare; give --photos, --clips or --scenes.")
+    if resolution < 8 or resolution & (resolution - 1): raise InputError(f"{resolution} is no resolution of the generator; give 8, 16, 32, 64, 128 ...")
+    if max_frames < 2: raise InputError("A clip needs at least two frames; give --max-frames 2 or more.")
     sizes = [2 ** k for k in range(3, resolution.bit_length())]
-    store = prepare_store(out, photos=photos, clips=clips, scenes=scenes, resolutions=sizes, keep_moving=keep_moving)
-    typer.echo(json.dumps({k: v for k, v in store.info.items() if k != "skipped"}))
-    for item in store.skipped: typer.echo(f"left out: {item}")
+    store = prepare_store(out, photos, clips, scenes, sizes, max_frames=max_frames, keep_moving=keep_moving)
+    typer.echo("\n".join(store.report()))
 
-# %% ../nbs/23_cli.ipynb #ab05d864
-def read_folder(folder, size, limit):
-    "The pictures of a folder, squashed to squares: (N, 3, size, size) in [-1, 1]."
-    import torch
-    import torch.nn.functional as F
-    from deeplandscape.core import progress, read_photo
-    if not folder.is_dir(): raise InputError(f"There is no folder {folder}.")
-    files = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")][:limit]
-    if len(files) < 2: raise InputError(f"{folder} holds {len(files)} pictures; at least two are needed.")
-    shrink = lambda x: F.interpolate(x[None], size=(size, size), mode="bilinear", antialias=True)
-    return torch.cat([shrink(read_photo(p)) for p in progress(files, folder.name)])
+# %% ../nbs/23_cli.ipynb #5cbdfb2d
+def fetch_test_clips(out, path, size):
+    "Fetch the clips of a list; say which are missing."
+    from deeplandscape.published_clips import fetch_clips, read_clip_list
+    found = fetch_clips(out, read_clip_list(path), size=size)
+    for name, why in found.items():
+        if why: typer.echo(f"missing: {name}: {why}")
+    typer.echo(f"{sum(not why for why in found.values())} of {len(found)} clips are in {out}")
 
-# %% ../nbs/23_cli.ipynb #46d705d9
+# %% ../nbs/23_cli.ipynb #3b639dfe
 @app.command()
 def evaluate(
-    generated: Annotated[Path, typer.Argument(help="folder of generated pictures")],
-    real: Annotated[Path, typer.Argument(help="folder of real pictures")],
-    size: Annotated[int, typer.Option(help="side in pixels at which both are compared")] = 64,
-    limit: Annotated[int, typer.Option(help="pictures of each folder at most")] = 2000,
+    generated: Annotated[Path, typer.Argument(help="folder of generated pictures, of videos, or of folders of frames")],
+    real: Annotated[Path, typer.Argument(help="folder of real ones, of the same kind")],
+    extractor: Annotated[Optional[str], typer.Option(help="embedded; inception (FID, KID); i3d or a TorchScript file (FVD)")] = None,
+    preset: Annotated[str, typer.Option(help="clean, or released: the ways of the authors' program")] = "clean",
+    size: Annotated[Optional[int], typer.Option(help="side in pixels at which both are compared; default 64, or 256 for a published network")] = None,
+    limit: Annotated[int, typer.Option(help="items of each folder at most")] = 2000,
+    frames: Annotated[int, typer.Option(help="frames of each video")] = 16,
+    stride: Annotated[int, typer.Option(help="every how many-th frame")] = 1,
+    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="JSON file for values, intervals and protocols")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
 ):
-    "Compare two folders of pictures: Frechet distance and kernel distance of the embedded features."
-    from deeplandscape.core import use_threads
-    from deeplandscape.metrics import compare_sets, pooled_features
+    "Compare two folders of pictures or of videos; each number with its interval and, in the JSON file, its protocol."
+    from deeplandscape import protocols
+    from deeplandscape.core import pick_device, use_threads
+    if out: check_output(out, (".json",))
+    protocols.preset_of(preset)
+    (kind, ours), (other, theirs) = protocols.entries(generated, limit), protocols.entries(real, limit)
+    if kind != other: raise InputError(f"{generated} holds {kind} but {real} holds {other}; give two folders of one kind.")
+    by = {None: "embedded" if kind == "pictures" else "embedded-video", "embedded": "embedded" if kind == "pictures" else "embedded-video"}.get(extractor, extractor)
+    if by not in (("embedded", "inception") if kind == "pictures" else ("embedded-video", "i3d")) and not (kind == "videos" and by.endswith(".pt")):
+        raise InputError(f"{by!r} does not look at {kind}; leave --extractor away, or use {'inception' if kind == 'pictures' else 'i3d'}.")
     use_threads()
-    features = [pooled_features(read_folder(folder, size, limit), side=size) for folder in (real, generated)]
-    for kind in "frechet", "kernel":
-        found = compare_sets(*features, kind, size=size)
-        typer.echo(f"{found.protocol['metric']}: {found}  {json.dumps(found.protocol)}")
+    options = dict(by=by, size=size or (64 if by.startswith("embedded") else 256), preset=preset, seed=seed, device=str(pick_device(device)))
+    found = protocols.evaluate_pictures(ours, theirs, **options) if kind == "pictures" else protocols.evaluate_videos(ours, theirs, frames=frames, stride=stride, **options)
+    for line in protocols.report_lines(found): typer.echo(line)
+    if out: typer.echo(f"wrote {protocols.write_measurements(out, found)}")
 
+# %% ../nbs/23_cli.ipynb #fd785ace
 @app.command("import-official")
 def import_official(
     file: Annotated[Path, typer.Argument(help="a checkpoint, encoder or approximator of the released program")],
