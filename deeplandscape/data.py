@@ -583,17 +583,17 @@ def prepare_store(
             partial.write_text(text)
     return Store(out)
 
-# %% ../nbs/02_data.ipynb #eabc9fad
+# %% ../nbs/02_data.ipynb #d0653001
 class _Table:
     "The items of one kind: sizes, positions and memory-mapped pictures per resolution."
 
     def __init__(self, path: Path, kind: str):
         self.journal, known = path / f"{kind}.jsonl", _Journal(path / f"{kind}.jsonl")
-        self.frames, self.held_out = known.sizes[:, 2], known.keys / 2.0**64 >= 1 - HELD_OUT
+        self.frames, self.held_out = known.sizes[:, 2].copy(), known.keys / 2.0**64 >= 1 - HELD_OUT
         self.size, self.start, self.data, self.masks = {}, {}, {}, {}
         for r in (known.settings or {}).get("resolutions", []):
             sizes, starts = _layout(known.sizes, r)
-            self.size[r], self.start[r] = sizes.astype(np.int16), starts[:, :1 + starts[-1, 1].any()]
+            self.size[r], self.start[r] = sizes.astype(np.int16), starts[:, :1 + starts[-1, 1].any()].copy()
             for what, store, end in zip(("u8", "mask"), (self.data, self.masks), starts[-1]):
                 file = path / f"{kind}_{r}.{what}"
                 if not file.is_file() or file.stat().st_size < end:

@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['PUBLISHED', 'Clip', 'read_clip_list', 'cut_clip', 'YtDlp', 'fetch_clips']
 
-# %% ../nbs/02b_published_clips.ipynb #c81f7066
+# %% ../nbs/02b_published_clips.ipynb #16958ef7
 import importlib.util
 import itertools
 import json
 import re
+import subprocess
+import sys
 import tempfile
 import urllib.request
 from dataclasses import dataclass
@@ -94,7 +96,7 @@ def cut_clip(
     if count < frames:
         raise InputError(f"the video ends {frames - count} frames too early for a clip from second {start}")
 
-# %% ../nbs/02b_published_clips.ipynb #03cba842
+# %% ../nbs/02b_published_clips.ipynb #be9e68db
 class YtDlp:
     "Fetches the beginning of a linked video in 1080 lines."
 
@@ -110,14 +112,16 @@ class YtDlp:
         seconds: int,  # needed from its beginning
     ) -> Path:  # the video file
         "The file of a video."
-        import yt_dlp
-        options = dict(
-            format="bestvideo[height=1080]/bestvideo[height>1080]/best", outtmpl=str(place / "video.%(ext)s"),
-            download_ranges=yt_dlp.utils.download_range_func(None, [(0, seconds)]), quiet=True,
-            no_warnings=True, noprogress=True, ffmpeg_location=imageio_ffmpeg.get_ffmpeg_exe(), retries=3)
-        with yt_dlp.YoutubeDL(options) as program:
-            info = program.extract_info(link)
-            return Path(info["requested_downloads"][0]["filepath"])
+        command = [sys.executable, "-m", "yt_dlp", "--quiet", "--no-warnings", "--no-playlist", "--retries", "3",
+                   "--format", "bestvideo[height=1080]/bestvideo[height>1080]/best",
+                   "--download-sections", f"*0-{seconds}", "--ffmpeg-location", imageio_ffmpeg.get_ffmpeg_exe(),
+                   "--output", str(place / "video.%(ext)s"), "--", link]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        files = [f for f in sorted(place.glob("video.*")) if f.suffix != ".part"]
+        if done.returncode or not files:
+            said = [line for line in done.stderr.splitlines() if "ERROR" in line]
+            raise InputError((said or ["yt-dlp gave no video"])[0])
+        return files[0]
 
 # %% ../nbs/02b_published_clips.ipynb #7e5c0751
 def _reason(error: Exception) -> str:
