@@ -30,6 +30,7 @@ class Claim:
     checks: tuple                # comparisons of these names
     applies: str = ""            # condition on the size of the experiment
     needs: str = ""              # what cannot be had here
+    note: str = ""               # what to know of the numbers
 
 # %% ../nbs/20b_claims.ipynb #1c10591f
 def read_claims(

@@ -73,7 +73,7 @@ def test_parameters_reach_the_notebooks(smoke):
     assert found["n_videos"] == wanted["n_videos"]
 
 
-CHEAP = ("a4_lighting", "fig01_videos")                # and what they need: a1_train, the training of the generator
+CHEAP = ("fig01_videos",)                              # and what it needs: a1_train, the training of the generator
 CALL = "import sys; from deeplandscape.report import reproduce; sys.exit(reproduce('smoke', targets={}, jobs=1, figures='{}', runs='{}'))"
 
 
@@ -109,8 +109,7 @@ def test_killed_run_with_one_job_equals_the_other_with_two(smoke, tmp_path):
     again = parts(figures, names)
     assert {name.split(".")[0] for name in again} == names and again == parts(smoke / "figures", names)
     weights = fingerprint(runs / "weights")
-    assert {"generator.safetensors", "lighting.safetensors"} <= set(weights)
-    assert {name: fingerprint(smoke / "runs" / "weights")[name] for name in weights} == weights
+    assert "generator.safetensors" in weights and {name: fingerprint(smoke / "runs" / "weights")[name] for name in weights} == weights
     assert 'href="fig01_videos.json"' in (figures / "index.html").read_text(encoding="utf-8")     # the page of a part of the notebooks
 
 
