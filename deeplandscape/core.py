@@ -471,7 +471,7 @@ class Weights:
     bytes: int = None  # size as published, where known
     inside: str = None  # this file of an installed package serves as well
 
-# %% ../nbs/00_core.ipynb #e0a62ec2
+# %% ../nbs/00_core.ipynb #bba2f2dd
 _torchvision = "https://download.pytorch.org/models/"
 _fidelity = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
 _heads = "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/vgg.pth"
@@ -482,6 +482,7 @@ WEIGHTS = {
     "generator": Weights("generator.safetensors", "G, trained on scenes and photographs", "Apache-2.0"),
     "perception": Weights("perception.safetensors", "segmentation and features", "Apache-2.0"),
     "encoder": Weights("encoder.safetensors", "E for the embedded generator", "Apache-2.0"),
+    "lighting": Weights("lighting.safetensors", "A for the embedded generator", "Apache-2.0"),
 }
 
 # %% ../nbs/00_core.ipynb #40a7d2bf
