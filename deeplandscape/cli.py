@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Device', 'Seed', 'UPLOADS', 'main', 'animate', 'sample', 'with_settings', 'train', 'prepare', 'evaluate',
-           'import_official', 'server', 'explore', 'reproduce']
+           'import_official', 'server', 'explore', 'reproduce', 'bench']
 
 # %% ../nbs/23_cli.ipynb #3ce9f29d
 import ast
@@ -202,7 +202,7 @@ def fetch_test_clips(out, path, size):
         if why: typer.echo(f"missing: {name}: {why}")
     typer.echo(f"{sum(not why for why in found.values())} of {len(found)} clips are in {out}")
 
-# %% ../nbs/23_cli.ipynb #3b639dfe
+# %% ../nbs/23_cli.ipynb #d56d4b0c
 @app.command()
 def evaluate(
     generated: Annotated[Path, typer.Argument(help="folder of generated pictures, of videos, or of folders of frames")],
@@ -224,12 +224,14 @@ def evaluate(
     protocols.preset_of(preset)
     (kind, ours), (other, theirs) = protocols.entries(generated, limit), protocols.entries(real, limit)
     if kind != other: raise InputError(f"{generated} holds {kind} but {real} holds {other}; give two folders of one kind.")
-    by = {None: "embedded" if kind == "pictures" else "embedded-video", "embedded": "embedded" if kind == "pictures" else "embedded-video"}.get(extractor, extractor)
-    if by not in (("embedded", "inception") if kind == "pictures" else ("embedded-video", "i3d")) and not (kind == "videos" and by.endswith(".pt")):
-        raise InputError(f"{by!r} does not look at {kind}; leave --extractor away, or use {'inception' if kind == 'pictures' else 'i3d'}.")
+    own, standard = ("embedded", "inception") if kind == "pictures" else ("embedded-video", "i3d")
+    by = own if extractor in (None, "embedded") else extractor
+    if by not in (own, standard) and not (kind == "videos" and by.endswith(".pt")):
+        raise InputError(f"{by!r} does not look at {kind}; leave --extractor away, or use {standard}.")
     use_threads()
     options = dict(by=by, size=size or (64 if by.startswith("embedded") else 256), preset=preset, seed=seed, device=str(pick_device(device)))
-    found = protocols.evaluate_pictures(ours, theirs, **options) if kind == "pictures" else protocols.evaluate_videos(ours, theirs, frames=frames, stride=stride, **options)
+    if kind == "videos": found = protocols.evaluate_videos(ours, theirs, frames=frames, stride=stride, **options)
+    else: found = protocols.evaluate_pictures(ours, theirs, **options)
     for line in protocols.report_lines(found): typer.echo(line)
     if out: typer.echo(f"wrote {protocols.write_measurements(out, found)}")
 
@@ -290,3 +292,25 @@ def reproduce(
     "Regenerate the tables and figures of the paper."
     from deeplandscape.report import reproduce as run
     raise typer.Exit(run(profile, tuple(targets or ()), jobs, dry_run))
+
+# %% ../nbs/23_cli.ipynb #53d2b513
+@app.command()
+def bench(
+    width: Annotated[str, typer.Option(help="paper (channels 512 and so on) or small")] = "paper",
+    forward_pixels: Annotated[int, typer.Option(help="resolution of the generator's forward pass")] = 256,
+    step_pixels: Annotated[int, typer.Option(help="resolution of the training step")] = 64,
+    batch: Annotated[int, typer.Option(help="images of the training step")] = 2,
+    repeats: Annotated[int, typer.Option(help="rounds; the median counts")] = 3,
+    lazy: Annotated[int, typer.Option(help="with lazy R1, one penalty in so many steps")] = 8,
+    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="file for the tables, .json")] = None,
+    device: Device = "auto",
+):
+    "Measure speed beside a plain transcription of the paper and beside the machine's own convolutions."
+    from deeplandscape.benchmark import benchmark, save_benchmark
+    from deeplandscape.core import use_threads
+    if out: check_output(out, (".json",))
+    use_threads()
+    tables = benchmark(width, forward_pixels, step_pixels, batch, repeats, lazy, device, say=typer.echo)
+    if out:
+        save_benchmark(out, tables, width=width, device=device)
+        typer.echo(f"wrote {out}")
