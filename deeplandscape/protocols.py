@@ -184,7 +184,7 @@ def _square(x):
     s, top, left = min(h, w), (h - min(h, w)) // 2, (w - min(h, w)) // 2
     return x[..., top:top + s, left:left + s]
 
-# %% ../nbs/14c_protocols.ipynb #3f6397d7
+# %% ../nbs/14c_protocols.ipynb #004ebdd2
 def evaluate_pictures(
     generated,                # paths of pictures
     real,                     # paths of pictures
@@ -206,7 +206,7 @@ def evaluate_pictures(
         found += [compare_pictures(*sets, None, m, p, "-1..1", seed, device) for m in metrics]
     return found
 
-
+# %% ../nbs/14c_protocols.ipynb #c8b5a3f1
 def evaluate_videos(
     generated,                # paths of videos or folders of frames
     real,                     # the same
@@ -228,7 +228,8 @@ def evaluate_videos(
         masks = [static_mask(segmenter("embedded", device)(c[:1].to(device)).cpu(), ("land", "sky", "water"), p) for c in clips]
         motion = measure_motion(clips, [1 - m for m in masks], p.flow_side, "dis", p.flow, p.backward, seed)
         last = consistency_curve(clips, masks, mode=p.mask, every=frames - 1, seed=seed)[-1]
-        found += [replace(m, protocol=m.protocol | known | dict(stride=stride, metric=f"{name}: {m.protocol['metric']}")) for m in (*motion.values(), last)]
+        named = lambda m: replace(m, protocol=m.protocol | known | dict(stride=stride, metric=f"{name}: {m.protocol['metric']}"))
+        found += [named(m) for m in (*motion.values(), last)]
     return found
 
 # %% ../nbs/14c_protocols.ipynb #1aa8c374
