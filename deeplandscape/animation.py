@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['SLOW', 'horizon_of', 'animate_maps', 'Composer', 'Video', 'render_frames', 'animate']
 
-# %% ../nbs/12_animation.ipynb #ddbabad1
+# %% ../nbs/12_animation.ipynb #5aa4934f
 import math
 import time
 from dataclasses import dataclass, replace
 
+import numpy as np
+from scipy import ndimage
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -23,17 +25,25 @@ from .metrics import masked_ssim, ssim
 from .motion import CLOCK, Homography, moving_maps, phases
 from .perception import perceptual_loss, segmenter
 
-# %% ../nbs/12_animation.ipynb #772ae4f9
+# %% ../nbs/12_animation.ipynb #c8816bd6
 def resize(x, size):
     "Images (B, C, H, W) to size (h, w): pixels are averaged, never skipped."
     return F.interpolate(x, size=tuple(size), mode="bilinear", antialias=True, align_corners=False)
+
+def enlarge(x, size): return F.interpolate(x, size=tuple(size), mode="bicubic", align_corners=False)
+
+def shrink(region, radius):
+    "A region (1, 1, H, W) without its outer `radius` pixels, softly; the edge of the picture does not count."
+    size = 2 * radius + 1
+    inside = -F.max_pool2d(-region, size, 1, radius)
+    return F.avg_pool2d(inside, size, 1, radius, count_include_pad=False) * region
 
 def video_size(height, width, longest):
     "Height and width of the video: even, at most `longest`, never larger than the photo."
     ratio = min(1.0, longest / max(height, width))
     return tuple(max(16, 2 * round(s * ratio / 2)) for s in (height, width))
 
-# %% ../nbs/12_animation.ipynb #d2a6dbee
+# %% ../nbs/12_animation.ipynb #7d57b012
 def snap_to_edges(mask, photo, radius, eps=2e-4):
     "A soft mask (1, C, H, W), its borders moved onto edges of photo (1, 3, H, W)."
     size = 2 * radius + 1
@@ -44,13 +54,59 @@ def snap_to_edges(mask, photo, radius, eps=2e-4):
     fine = mean(slope) * guide + mean(mm - slope * mg)
     return ((fine - 0.35) * 3).clamp(0, 1)
 
+# %% ../nbs/12_animation.ipynb #d7e0e43b
+def without_islands(p, least=0.004, sure=0.8):
+    "p (1, 3, H, W) without pieces of sky or water below a share `least` of the picture, or nowhere surer than `sure`."
+    moving = p[0, 1:].amax(0)
+    pieces, n = ndimage.label((moving > 0.5).cpu().numpy())
+    if n == 0: return p
+    peak = ndimage.maximum(F.avg_pool2d(moving[None], 5, 1, 2)[0].cpu().numpy(), pieces, range(n + 1))
+    keep = np.r_[True, (np.bincount(pieces.ravel())[1:] > least * pieces.size) & (np.asarray(peak)[1:] > sure)]
+    _, nearest = ndimage.distance_transform_edt(pieces == 0, return_indices=True)
+    kept = torch.from_numpy(keep[pieces[tuple(nearest)]]).to(p)
+    return torch.cat([1 - p[:, 1:].sum(1, keepdim=True) * kept, p[:, 1:] * kept], dim=1)
+
+# %% ../nbs/12_animation.ipynb #c8173b2f
+def drop_below(x, region, cells, radius):
+    "How far the darkest channel of x (1, 3, H, W) falls below averages of `cells` x `cells` in `region`: (1, 1, H, W)."
+    average = resize(x * region, (cells, cells)) / (resize(region, (cells, cells)) + 1e-3)
+    drop = (enlarge(average, x.shape[-2:]) - x).amax(1, keepdim=True).clamp_min(0) * region
+    return F.avg_pool2d(drop.square(), 2 * radius + 1, 1, radius, count_include_pad=False).sqrt()
+
+def rarity(x, inside, steps=6, share=0.06):
+    "Where colours of x (1, 3, H, W) have few neighbours among those `inside` (1, 1, H, W), bool: (1, 1, H, W)."
+    step = ((x[0] + 1) / 2 * steps).long().clamp(0, steps - 1)
+    index = (step[0] * steps + step[1]) * steps + step[2]
+    count = torch.bincount(index[inside[0, 0]], minlength=steps ** 3).view(1, 1, steps, steps, steps)
+    near = 27 * F.avg_pool3d(count.to(x), 3, 1, 1) / inside.sum()
+    return near.flatten()[index][None, None] < share
+
+def objects_in(photo, sky, times=6.0, least=0.3, steep=0.45):
+    "Things before the sky (1, 1, H, W) in [0, 1], by a photo (1, 3, H, W) and where its sky is (1, 1, H, W)."
+    radius, region = max(1, min(photo.shape[-2:]) // 120), shrink(sky, max(2, min(photo.shape[-2:]) // 60))
+    inside, found = region > 0.5, torch.zeros_like(sky)
+    if inside.float().mean() < 0.02: return found
+    for cells in 4, 12:
+        drop = drop_below(photo, region, cells, radius)
+        usual = drop[inside].sort().values[int(0.6 * inside.sum())]
+        found = found.maximum((drop > (times * usual).clamp_min(least)).float() * inside)
+    dark, grow = photo.amin(1, keepdim=True), lambda x, r: F.max_pool2d(x, 2 * r + 1, 1, r)
+    edge = grow(((grow(dark, 1) + grow(-dark, 1) > steep) & inside).float(), 2 * radius)
+    pieces, n = ndimage.label(found[0, 0].cpu().numpy())
+    share = lambda x: np.asarray(ndimage.mean(x[0, 0].float().cpu().numpy(), pieces, range(n + 1)))
+    sharp = (share(edge) > 0.3) & (share(rarity(photo, inside)) > 0.5)
+    sharp = torch.from_numpy(np.where(pieces > 0, sharp[pieces], False))[None, None].to(sky)
+    return F.avg_pool2d(grow(sharp, 2 * radius + 1), 2 * radius + 1, 1, radius)
+
+# %% ../nbs/12_animation.ipynb #fac2ce50
 def regions(photo, segment, mask=None):
     "Probabilities (1, 3, H, W) of static, sky, water in a photo; a mask (1, 1, h, w) says what moves."
-    p = segment(photo)
+    p = segment(photo) if mask is not None else without_islands(segment(photo))
     h, w = photo.shape[-2:]
     moving = p[:, 1:].sum(1, keepdim=True) if mask is None else resize(mask, (h, w))
     if mask is None and moving.amax() > 0.5:
         moving = snap_to_edges(moving, photo, max(2, min(h, w) // 40))
+        moving = moving * (1 - objects_in(photo, moving * (p[:, 1:2] > p[:, 2:])))
     down = torch.linspace(0, 1, h, device=photo.device).view(1, 1, h, 1)   # doubtful: sky above, water below
     sky = (p[:, 1:2] + 0.01 * (1 - down)) / (p[:, 1:].sum(1, keepdim=True) + 0.01)
     return torch.cat([1 - moving, moving * sky, moving * (1 - sky)], dim=1)
@@ -93,15 +149,7 @@ def animate_maps(
     warped = moving_maps(filled, homography, times, period, overlap)
     return [s + m * (w - f) for s, m, w, f in zip(S_dyn, masks, warped, filled)]
 
-# %% ../nbs/12_animation.ipynb #39b32959
-def enlarge(x, size): return F.interpolate(x, size=tuple(size), mode="bicubic", align_corners=False)
-
-def shrink(region, radius):
-    "A region (1, 1, H, W) without its outer `radius` pixels, softly; the edge of the picture does not count."
-    size = 2 * radius + 1
-    inside = -F.max_pool2d(-region, size, 1, radius)
-    return F.avg_pool2d(inside, size, 1, radius, count_include_pad=False) * region
-
+# %% ../nbs/12_animation.ipynb #0e3ed6bf
 def detail_of(x, region, cells, limit):
     "What x (1, 3, H, W) holds in `region` beyond the averages of `cells` x `cells`, strong parts left out."
     weight = resize(region, (cells, cells)) + 1e-3
@@ -113,7 +161,7 @@ def detail_of(x, region, cells, limit):
     if bool((region > 0.5).any()): limit = min(limit, max(0.03, 3 * float(strength[region > 0.5].median())))
     return detail / (1 + (strength / limit) ** 4)
 
-# %% ../nbs/12_animation.ipynb #9fe87d0e
+# %% ../nbs/12_animation.ipynb #ec8929d9
 def light_change(frames, first, static, width=0.15):
     "How much lighter static parts became since the first frame: smooth ratios (T, 3, R, R)."
     at = torch.arange(first.shape[-1], device=first.device, dtype=first.dtype)
@@ -122,13 +170,20 @@ def light_change(frames, first, static, width=0.15):
     floor = 0.05 * (blur @ static @ blur) + 1e-3
     return ((smooth(frames) + floor) / (smooth(first) + floor)).clamp(0.1, 10)
 
-def temper(change, limit=0.3):
-    "A change (T, 3, R, R) of the model's picture whose local part never exceeds `limit`."
+def contrast_in(x, region, most, cells=8):
+    "Twice the root mean square of x (1, 3, R, R) beyond averages of `cells` x `cells` inside a region, at most `most`."
+    region = (region > 0.99).float()
+    average = resize(x * region, (cells, cells)) / (resize(region, (cells, cells)) + 1e-3)
+    local = (x - enlarge(average, x.shape[-2:])).square().mean(1, keepdim=True)
+    return (2 * ((local * region).sum() / region.sum().clamp(min=1e-6)).sqrt()).clamp(0.03, most)
+
+def temper(change, limit):
+    "A change (T, 3, R, R) of the model's picture whose local part never exceeds `limit`, a number or map."
     broad = enlarge(resize(change, (4, 4)), change.shape[-2:])
     local = change - broad
     return broad + local / (1 + (local / limit).square()).sqrt()
 
-# %% ../nbs/12_animation.ipynb #04d7b8c3
+# %% ../nbs/12_animation.ipynb #4ff8e420
 @dataclass(frozen=True)
 class Composer:
     "Brings frames of the model to the size of the photo, with the photo's detail."
@@ -138,6 +193,7 @@ class Composer:
     homography: Homography        # how sky and water move
     cells: tuple = (16, 64)  # grids whose averages stay, in sky and in water (with its reflections)
     limits: tuple = (0.3, 0.1)    # strengths of detail, in sky and in water, from which on it stays
+    most: tuple = (0.3, 0.15)     # of the model's local change, in sky and in water
     period: float | None = None   # when the motion begins anew, see `phases`
     overlap: float = 1.0
 
@@ -147,6 +203,12 @@ class Composer:
         difference, radius = self.photo - enlarge(self.first, (h, w)), max(2, min(h, w) // 80)
         regions = [shrink(self.masks[:, k:k + 1], radius) for k in (1, 2)]
         return sum(detail_of(difference, *way) for way in zip(regions, self.cells, self.limits))
+
+    def room(self):
+        "How far the model may change the picture locally, a map (1, 1, R, R)."
+        small, masks = (resize(x, self.first.shape[-2:]) for x in (self.photo, self.masks))
+        sky, water = (contrast_in(small, masks[:, k:k + 1], self.most[k - 1]) for k in (1, 2))
+        return torch.where(masks[:, 1:2] > masks[:, 2:], sky, water)
 
     def carried(self, e, times):
         "W^t e, (T, 3, H, W)."
@@ -162,10 +224,10 @@ class Composer:
         size, static, e = self.photo.shape[-2:], self.masks[:, :1], self.excess()
         light = enlarge(light_change(frames, self.first, resize(static, self.first.shape[-2:])), size)
         lit = (self.photo + 1) * torch.lerp(torch.ones_like(light), light, static) - 1
-        change = enlarge(temper(frames - self.first), size) + self.carried(e, times) - e
+        change = enlarge(temper(frames - self.first, self.room()), size) + self.carried(e, times) - e
         return (lit + (1 - static) * change).clamp(-1, 1)
 
-# %% ../nbs/12_animation.ipynb #93db08e7
+# %% ../nbs/12_animation.ipynb #0d6d49d8
 @dataclass
 class Video:
     "An animated photograph."
@@ -173,7 +235,7 @@ class Video:
     fps: float                        # frames a second
     masks: Tensor                     # (3, H, W) in [0, 1]: static, sky, water
     model_frames: Tensor              # (T, 3, R, R) uint8: what the model alone made
-    inversion: Inversion | None       # latents and fine-tuned generator; None when nothing moves
+    inversion: Inversion | None       # latents and fine-tuned generator
     report: dict                      # what was done and measured
 
     def save(self, path): return write_video(self.frames, path, self.fps)
@@ -204,7 +266,19 @@ def renewal(homography, length, loop):
     rounds = math.ceil(length / longest)
     return length / rounds, 1.0 if rounds == 1 else 0.5
 
-# %% ../nbs/12_animation.ipynb #0165b94b
+# %% ../nbs/12_animation.ipynb #df30e919
+@torch.no_grad()
+def changing_styles(G, W, frames, light, loop, seed):
+    "Styles (T, 2N, w) that walk from W (1, 2N, w) to another light, `light` far; and back in a loop."
+    d = G.config.z_dyn_dim
+    z_st = item_normal((64, G.config.z_dim - d), [seed], "light", device=W.device)[0]
+    goal = F.normalize(item_normal((d,), [seed], "light end", device=W.device)) * math.sqrt(d)
+    u = torch.arange(frames, device=W.device) / max(frames if loop else frames - 1, 1)
+    c = light * ((1 - (2 * math.pi * u).cos()) / 2 if loop else u * u * (3 - 2 * u))
+    style = lambda z: G.mapping(torch.cat([z_st, z.expand(len(z_st), -1)], dim=1)).mean(0)
+    return W + (torch.stack([style(t * goal) for t in c]) - style(0 * goal))[:, None]
+
+# %% ../nbs/12_animation.ipynb #bb55ef49
 @torch.no_grad()
 def render_frames(
     inversion: Inversion,      # of one photo
@@ -215,7 +289,8 @@ def render_frames(
     fps: float = 30,           # frames a second; the visible speed does not change
     loop: bool = False,        # the last frame leads into the first
     batch: int = 16,           # frames at once
-    seed: int = 0,             # of the noise behind static parts
+    seed: int = 0,             # of the noise behind static parts, and of the light
+    light: float = 0.0,        # how far the light changes; 1: to that of another random frame
 ) -> tuple[Tensor, Tensor]:    # (T, 3, H, W) and the model's own (T, 3, R, R), uint8
     "The video of an inverted photo."
     G, moving = inversion.generator, 1 - masks[:, :1]
@@ -224,11 +299,12 @@ def render_frames(
     small = resize(moving, (G.config.resolution,) * 2)
     S_dyn = animate_maps(inversion.S_dyn, small, homography, times, period, overlap, seed)
     compose = Composer(photo, inversion.reconstruction(), masks, homography, period=period, overlap=overlap)
+    W = changing_styles(G, inversion.W, frames, light, loop, seed) if light else inversion.W.expand(frames, -1, -1)
     big, own = [], []
     for i in progress(range(0, frames, batch), "frames"):
         n = min(batch, frames - i)
         S_st = [s.expand(n, -1, -1, -1) for s in inversion.S_st]
-        made = G.synthesis(inversion.W.expand(n, -1, -1), S_st, [s[i:i + n] for s in S_dyn])
+        made = G.synthesis(W[i:i + n], S_st, [s[i:i + n] for s in S_dyn])
         big.append(to_uint8(compose(made, times[i:i + n])).cpu())
         own.append(to_uint8(made).cpu())
     return torch.cat(big), torch.cat(own)
@@ -285,7 +361,7 @@ def describe(original, image, frames, fps, p):
             "video": f"{w} x {h}, {frames} frames at {fps:g} a second",
             "sky, water": f"{share[1]:.0%}, {share[2]:.0%} of the picture"}
 
-# %% ../nbs/12_animation.ipynb #3e91a894
+# %% ../nbs/12_animation.ipynb #e117e621
 SLOW = 0.5
 
 def animate(
@@ -302,6 +378,7 @@ def animate(
     iterations: int | None = None,  # of each step of the inversion; None: the paper's 500
     device="auto",                  # where to compute
     models: dict | None = None,     # own "G", "E", "segment", "perceptual" instead of the shipped ones
+    light: float | None = None,     # how far the light changes; None: 1 if nothing else can move, else 0
 ) -> Video:
     "Bring a photograph to life (Section 3.2)."
     began, device = time.perf_counter(), pick_device(device)
@@ -310,10 +387,9 @@ def animate(
     p = regions(image, need(models, "segment", device), None if mask is None else load_mask(mask, device))
     report, horizon = describe(original, image, frames, fps, p), horizon_of(p)
     if horizon is None:
-        report["note"] = "Neither sky nor water was found, so nothing moves; give a mask of what should."
-        still, none = to_uint8(image).cpu().repeat(frames, 1, 1, 1), torch.empty(0, 3, 1, 1).byte()
-        return Video(still, fps, p[0].cpu(), none, None, report)
-    report |= {"horizon (0 top, 1 bottom)": horizon, "direction, speed": f"{hour}, {speed:g}"}
+        report["note"] = "Neither sky nor water was found: nothing moves, only the light changes. A mask can say what should move."
+        light = 1.0 if light is None else light
+    else: report |= {"horizon (0 top, 1 bottom)": horizon, "direction, speed": f"{hour}, {speed:g}"}
     G, E, perceptual = (need(models, name, device) for name in ("G", "E", "perceptual"))
     R = G.config.resolution
     square, static = resize(image, (R, R)), resize(p[:, :1], (R, R))
@@ -321,8 +397,8 @@ def animate(
     settings = replace(STEADY, **steps)
     found = invert(G, square, variant, E, static, perceptual, settings, seed, bars(settings))
     inverted = time.perf_counter()
-    homography = Homography.clock(hour, horizon, SLOW * speed)
-    out, own = render_frames(found, image, p, homography, frames, fps, loop, seed=seed)
+    homography = Homography() if horizon is None else Homography.clock(hour, horizon, SLOW * speed)
+    out, own = render_frames(found, image, p, homography, frames, fps, loop, seed=seed, light=light or 0.0)
     report |= {"inversion": f"{variant}, {len(found.history)} iterations, {inverted - began:.0f} s"}
     report |= quality(square, static, own, out) | {"seconds in all": round(time.perf_counter() - began, 1)}
     return Video(out, fps, p[0].cpu(), own, found, report)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deeplandscape.animation import Composer, animate, animate_maps
+from deeplandscape.animation import Composer, animate, animate_maps, objects_in, without_islands
 from deeplandscape.core import InputError, read_video
 from deeplandscape.generator import Generator, GeneratorConfig
 from deeplandscape.motion import CLOCK, Homography
@@ -100,8 +100,39 @@ def test_all_sky_all_water_and_neither():
         assert abs(video.report["horizon (0 top, 1 bottom)"] - horizon) < 0.05
         assert not torch.equal(video.frames[0], video.frames[-1])
     video = quick(picture(), models=models(-1, 2))
-    assert "nothing moves" in video.report["note"] and video.inversion is None
-    assert len(video.frames) == 4 and (video.frames == video.frames[:1]).all()
+    assert "nothing moves" in video.report["note"] and len(video.frames) == 4
+    assert (video.masks[0] > 0.99).all() and "horizon (0 top, 1 bottom)" not in video.report
+
+
+def test_light_alone_changes_brightness_and_nothing_else():
+    photo = picture(64, 64)
+    video = quick(photo, models=models(-1, 2), seconds=0.5, light=3.0)
+    assert (video.frames[0].float() / 127.5 - 1 - photo).abs().max() < 0.02                    # begins with the photo
+    ratio = (video.frames[-1].float() + 1) / (video.frames[0].float() + 1)
+    assert (ratio - 1).abs().mean() > 1e-3                                                     # other light
+    rough = ratio[:, 1:-1, 1:-1] - torch.nn.functional.avg_pool2d(ratio[None], 3, 1)[0]
+    bright = video.frames[0, :, 1:-1, 1:-1] > 100
+    assert rough[bright].abs().mean() < 0.3 * (ratio - 1).abs().mean() + 0.01                  # smooth over the picture
+    assert torch.equal(quick(photo, models=models(-1, 2), light=0.0).frames[0], quick(photo, models=models(-1, 2), light=0.0).frames[-1])
+
+
+def test_small_and_doubtful_pieces_stand_still():
+    p = bands(0.4, 2)(torch.zeros(1, 3, 100, 100))
+    p[:, :, 80:83, 50:53] = torch.tensor([0.0, 0, 1]).view(1, 3, 1, 1)                         # a speck of water
+    p[:, :, 60:75, 10:40] = torch.tensor([0.35, 0, 0.65]).view(1, 3, 1, 1)                     # perhaps water
+    q = without_islands(p)
+    assert q[:, 0, 45:].min() > 0.99 and torch.equal(q[:, :, :38], p[:, :, :38])
+
+
+def test_things_before_the_sky_are_found_and_clouds_are_not():
+    g = torch.Generator().manual_seed(2)
+    clouds = torch.nn.functional.interpolate(torch.randn(1, 1, 8, 10, generator=g), size=(128, 160), mode="bicubic").mul(0.2).expand(1, 3, -1, -1)
+    sky = torch.ones(1, 1, 128, 160)
+    assert objects_in(clouds, sky).mean() == 0
+    bird = clouds.clone()
+    bird[..., 60:66, 70:90] = -0.9
+    found = objects_in(bird, sky)
+    assert found[..., 61:65, 72:88].min() == 1 and found.mean() < 0.05
 
 
 def test_mask_by_hand(tmp_path):
