@@ -67,7 +67,7 @@ def sentence(text="", kind="sentence"):
     label.add_class(kind)
     return label
 
-# %% ../nbs/21_explorers.ipynb #43e71df1
+# %% ../nbs/21_explorers.ipynb #e5aea5b6
 SHEET = """<style>
 .explorer { max-width: 1110px; --ink: var(--jp-ui-font-color1, #222); --soft: var(--jp-ui-font-color2, #666);
             --line: var(--jp-border-color2, #ddd); }
@@ -79,7 +79,7 @@ SHEET = """<style>
 .explorer .widget-label.title { font-weight: 600; }
 .explorer .panel { border: 1px solid var(--line); border-radius: 6px; padding: 8px 12px; margin: 0 0 10px 0; }
 .explorer img { border-radius: 4px; background: var(--line); }
-.explorer pre { font-size: 12px; line-height: 1.5; color: var(--ink); background: transparent; padding: 0; white-space: pre-wrap; }
+.explorer .report td { font-size: 12px; line-height: 1.5; color: var(--ink); padding: 0 18px 0 0; text-align: left; vertical-align: top; }
 </style>"""
 
 def page(title, about, *parts):
@@ -165,7 +165,7 @@ class Explorer:
 
     def _ipython_display_(self): display(self.widget)
 
-# %% ../nbs/21_explorers.ipynb #68352f29
+# %% ../nbs/21_explorers.ipynb #28f99476
 def measurements(weights, folder=None):
     "Rows of `sec71_zdyn.csv` of a run that measured the weights of that SHA-256; none when there is none."
     folder = folder or Path(core.__file__).resolve().parents[1] / "figures"
@@ -176,17 +176,28 @@ def measurements(weights, folder=None):
         except (OSError, ValueError, KeyError): continue
     return []
 
+def named(rows):
+    "Changes that the run itself found clear enough for a name: (strength, phrase)."
+    mine = [(r["measure"], float(r["change"]), float(r["share"])) for r in rows if str(r["named"]) == "True"]
+    return [(abs(c), f"{'more' if c > 0 else 'less'} {name}, in {share:.0%} of scenes") for name, c, share in mine]
+
+def swept(rows):
+    "Means over the sweep that change by at least as much as scenes differ: (strength, phrase)."
+    found = []
+    for name in dict.fromkeys(r["measure"] for r in rows):
+        line = sorted((float(r["value"]), float(r["mean"]), float(r["std"])) for r in rows if r["measure"] == name)
+        strength = abs(line[-1][1] - line[0][1]) / (sum(std for *_, std in line) / len(line) + 1e-9)
+        if strength >= 1: found.append((strength, f"{name} {line[0][1]:.2f} → {line[-1][1]:.2f}"))
+    return found
+
 def meaning(rows, coordinate):
     "What the coordinate (1, 2, 3) does, as measured: a phrase, empty when nothing is known."
-    try: mine = [(r["measure"], float(r["value"]), float(r["mean"]), float(r["std"])) for r in rows if int(r["coordinate"]) == coordinate]
+    try:
+        mine = [r for r in rows if int(r["coordinate"]) == coordinate]
+        found = (named if "named" in mine[0] else swept)(mine) if mine else []
     except (KeyError, ValueError): return ""
-    found = []
-    for name in dict.fromkeys(r[0] for r in mine):
-        (_, low, first, _), *_, (_, high, last, _) = line = sorted(r for r in mine if r[0] == name)
-        strength = abs(last - first) / (sum(r[3] for r in line) / len(line) + 1e-9)
-        if strength >= 1: found.append((-strength, f"{name} {first:.2f} → {last:.2f}"))
     if not mine: return ""
-    return f"{', '.join(text for _, text in sorted(found)[:2])} (from {low:g} to {high:g})" if found else "no clear effect measured"
+    return "; ".join(text for _, text in sorted(found, reverse=True)[:2]) or "no clear effect measured"
 
 # %% ../nbs/21_explorers.ipynb #4d1b0c81
 def style_buttons(choose_style):
@@ -311,7 +322,7 @@ class Movie:
         text = f"{link} ({len(self.data) / 1024:.0f} kB)"
         self.widget.children = (player, widgets.HTML(text))
 
-# %% ../nbs/21_explorers.ipynb #99387007
+# %% ../nbs/21_explorers.ipynb #89ede1c4
 class ClockFace(widgets.GridBox):
     "The twelve directions of `CLOCK` as the face of a clock; `value` is the chosen one."
     value = traitlets.Enum(list(CLOCK), "3h")
@@ -320,7 +331,7 @@ class ClockFace(widgets.GridBox):
                  value: str = "3h"):   # chosen at first
         tracks = dict(grid_template_columns="repeat(7, 36px)", grid_template_rows="repeat(7, 25px)")
         super().__init__(layout=widgets.Layout(**tracks, margin="0 0 4px 10px"))
-        self.arrow = widgets.HTML(layout=widgets.Layout(grid_row="3 / span 3", grid_column="3 / span 3", margin="0"))
+        self.arrow = widgets.HTML(layout=widgets.Layout(grid_area="3 / 3 / span 3 / span 3", margin="0"))
         self.buttons = {hour: self.button(hour, int(hour[:-1])) for hour in CLOCK}
         self.children = (*self.buttons.values(), self.arrow)
         self.observe(self.mark, "value")
@@ -329,9 +340,9 @@ class ClockFace(widgets.GridBox):
 
     def button(self, hour, number):
         "The button of an hour, at its place."
-        down, right = (round(3 * f(number * math.pi / 6)) for f in (math.cos, math.sin))
-        place = widgets.Layout(grid_row=f"{4 - down} / span 1", grid_column=f"{4 + right} / span 1",
-                               width="34px", height="25px", padding="0", margin="0")
+        down, right = (round(3.01 * f(number * math.pi / 6)) for f in (math.cos, math.sin))
+        area = f"{4 - down} / {4 + right} / span 1 / span 1"
+        place = widgets.Layout(grid_area=area, width="34px", height="25px", padding="0", margin="0")
         button = widgets.Button(description=str(number), tooltip=f"direction {hour}", layout=place)
         button.on_click(lambda _: self.set_trait("value", hour))
         return button
@@ -510,8 +521,8 @@ def loosen(
     W = torch.lerp(found.W, W_free, share)
     return Inversion(W, mix("S_st", found.S_st), mix("S_dyn", found.S_dyn), [between], found.photo, found.mask)
 
-# %% ../nbs/21_explorers.ipynb #4d517db7
-COLORS = dict(zip(VARIANTS, ("#949494", "#de8f05", "#029e73", "#0173b2", "#cc78bc", "#ca9161", "#d55e00")))
+# %% ../nbs/21_explorers.ipynb #d26906da
+COLORS = dict(zip(VARIANTS, ("#949494", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#0173b2")))
 
 def curves(series, steps, width=640, height=210):
     "Errors of each variant by step as an SVG; series: name -> list of numbers, steps: length of the axis."
@@ -679,7 +690,7 @@ class Watch:
 
     def draw(self): self.explorer.chart.value = curves({n: v for n, v in self.series.items() if v}, max(2, *self.lengths.values()))
 
-# %% ../nbs/21_explorers.ipynb #1362bb92
+# %% ../nbs/21_explorers.ipynb #5766aed9
 def photo_controls():
     "What can be chosen for the video of a photograph."
     return dict(direction=choose("direction", [("by chance", None), *((hour, hour) for hour in CLOCK)], "3h"),
@@ -694,7 +705,13 @@ def shares(iterations, seconds, size):
     parts = torch.tensor([2.0 * iterations, 4.0 * pixels, 0.6 * pixels])       # in steps of the inversion
     return (parts.cumsum(0) / parts.sum())[:2].tolist()
 
-# %% ../nbs/21_explorers.ipynb #a523c323
+def as_table(report):
+    "A dictionary as two columns."
+    shown = lambda v: html.escape(f"{v:.3f}" if isinstance(v, float) else str(v))
+    rows = "".join(f"<tr><td>{html.escape(key)}</td><td>{shown(value)}</td></tr>" for key, value in report.items())
+    return f'<table class="report">{rows}</table>'
+
+# %% ../nbs/21_explorers.ipynb #d0054f3d
 class PhotoExplorer:
     "A photograph, chosen or uploaded, becomes a video to watch and to keep."
     def __init__(self,
@@ -731,7 +748,7 @@ class PhotoExplorer:
         end = shares(values["iterations"], values["seconds"], values["size"])[1]
         self.video = self.render(photo, tick, **values)
         self.movie.show(self.video.frames, self.video.fps, lambda share: tick(end + (1 - end) * share, "encoding the video"))
-        self.waiting.value, self.report.value = name, f"<pre>{html.escape(str(self.video))}</pre>"
+        self.waiting.value, self.report.value = name, as_table(self.video.report)
         return f"{name} moves."
 
     def _ipython_display_(self): display(self.widget)

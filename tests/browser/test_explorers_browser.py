@@ -175,7 +175,7 @@ def test_photo_survives_bad_uploads_and_makes_a_video(page, address, tmp_path):
     wait_for(page, "mine.png moves.")
     with page.expect_download() as download: page.get_by_text("download animated.mp4").click()
     assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
-    assert "SSIM" in page.locator("pre").first.inner_text()
+    assert "SSIM" in page.locator("table.report").first.inner_text()
 
 
 def test_scene_in_jupyterlab(page, folder):
