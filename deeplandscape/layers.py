@@ -44,26 +44,34 @@ class EqualConv2d(nn.Module):
 
     def forward(self, x): return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.padding)
 
-# %% ../nbs/03_layers.ipynb #66a6aea2
+# %% ../nbs/03_layers.ipynb #4225bfa8
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)               # what is kept must serve training too
 def spread(dtype, device):                 # (a, b, c) -> (a, a + b, b + c, c), in both directions: 9 x 16
     line = torch.tensor([[1.0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]], dtype=dtype)
     return torch.kron(line, line).to(device)
 
-def fold(weight, matrix): return (weight.reshape(-1, 9) @ matrix).view(*weight.shape[:2], 4, 4)
+def fold(weight, matrix):                  # (a, b, 3, 3) -> (a, b, 4, 4) in the same memory order
+    a, b = weight.shape[:2]
+    if weight.is_contiguous(): return (weight.reshape(-1, 9) @ matrix).view(a, b, 4, 4)
+    return (matrix.t() @ weight.permute(0, 2, 3, 1).reshape(a, 9, b)).view(a, 4, 4, b).permute(0, 3, 1, 2)
 
-# %% ../nbs/03_layers.ipynb #188201cb
+# %% ../nbs/03_layers.ipynb #e802725d
 def up_kernel(
     weight: Tensor,      # 3x3 kernel, (out, in, 3, 3)
     scale: float = 1.0,  # its factor
 ) -> Tensor:             # (in, out, 4, 4)
     "The kernel with which a stride-2 transposed convolution equals nearest-upsample x2 followed by `weight`."
-    return fold(weight.transpose(0, 1), spread(weight.dtype, weight.device).flip(1) * scale)
+    (out, inputs), matrix = weight.shape[:2], spread(weight.dtype, weight.device).flip(1) * scale
+    if weight.is_contiguous(): return fold(weight.transpose(0, 1).contiguous(), matrix)
+    planes = weight.permute(0, 2, 3, 1).reshape(out, -1).t().contiguous().view(9, -1)    # the transpose of a matrix is quick
+    return (matrix.t() @ planes).view(4, 4, inputs, out).permute(2, 3, 0, 1)
 
 class UpConv2d(EqualConv2d):
     "Nearest-neighbour upsampling x2, then an equalised 3x3 convolution: (B, in, H, W) -> (B, out, 2H, 2W)."
     def forward(self, x):
+        if x.shape[0] * x.shape[2] * x.shape[3] <= 128:             # the kernel would cost more than it saves
+            return F.conv2d(F.interpolate(x, scale_factor=2), self.weight * self.scale, self.bias, padding=1)
         return F.conv_transpose2d(x, up_kernel(self.weight, self.scale), self.bias, stride=2, padding=1)
 
 # %% ../nbs/03_layers.ipynb #52dae57e

@@ -1,0 +1,101 @@
+"The benchmark compares like with like, counts what is really called, and judges by its goals."
+import json
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from typer.testing import CliRunner
+
+from deeplandscape import benchmark as bench
+from deeplandscape.cli import app
+from deeplandscape.core import InputError
+from deeplandscape.discriminators import Discriminator
+from deeplandscape.generator import Generator, GeneratorConfig, Latents
+
+TINY = GeneratorConfig(resolution=16, z_dim=16, w_dim=16, channels=(8, 8, 8))
+
+
+@pytest.fixture
+def nets():
+    torch.manual_seed(0)
+    return Generator(TINY), Discriminator(TINY), Discriminator(TINY, frames=2)
+
+
+def test_the_transcription_is_the_same_function(nets):
+    "Outputs and gradients of the plain networks and ours, at each level and inside a transition."
+    G, *discriminators = nets
+    for level, alpha in (0, 1.0), (1, 0.3), (2, 1.0):
+        latents = Latents.sample(TINY, [1, 2], level)
+        found = []
+        for form in bench.plain, bench.ours:
+            net = form(G)
+            image = net(latents, level, alpha)
+            image.square().sum().backward()
+            found.append([image, *(p.grad for p in net.parameters() if p.grad is not None)])
+        for a, b in zip(*found, strict=True): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+        image = found[0][0].detach()
+        for D, x in zip(discriminators, (image, torch.stack([image, image.flip(0)], dim=1))):
+            torch.testing.assert_close(bench.plain(D)(x, level, alpha), bench.ours(D)(x, level, alpha), rtol=1e-3, atol=1e-3)
+
+
+def test_the_transcription_leaves_the_original_alone(nets):
+    G = nets[0]
+    bench.plain(G)
+    assert not any(isinstance(m, (bench.PlainUp, bench.PlainAdaIN)) for m in G.modules())
+
+
+def test_steps_do_the_same(nets):
+    "One step of the plain networks and one of ours end at the same weights."
+    G, D, _ = nets
+    latents, real = Latents.sample(TINY, range(4)), torch.rand(4, 3, 16, 16)
+    after = []
+    for form in bench.plain, bench.ours:
+        pair = form(G), form(D)
+        bench.training_step(*pair, latents, real)(True)
+        after.append([p.detach().contiguous() for net in pair for p in net.parameters()])
+    moved = [((a - b).abs() < 2e-4).float().mean().item() for a, b in zip(*after)]       # Adam's first step is a sign
+    assert min(moved) > 0.8 and sum(moved) / len(moved) > 0.97
+
+
+def test_work_is_counted_with_gradients():
+    x, weight = torch.randn(1, 4, 8, 8, requires_grad=True), torch.randn(6, 4, 3, 3, requires_grad=True)
+    forward = bench.count_flops(lambda: F.conv2d(x, weight, padding=1))
+    assert forward == 2 * 9 * 4 * 6 * 64
+    assert bench.count_flops(lambda: F.conv2d(x, weight, padding=1).sum().backward()) == 3 * forward
+    assert bench.count_flops(lambda: torch.zeros(3) + 1) == 0
+
+
+def test_turns_are_taken():
+    order = []
+    times = bench.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2, warm=1)
+    assert order == ["a", "b"] * 3 and set(times) == {"a", "b"}
+
+
+def test_goals():
+    forward = pd.DataFrame(dict(seconds=[3.0, 2.0], times_floor=[2.0, 1.6]), index=["plain", "ours"])
+    rows = ["plain, R1", "ours, R1", "ours, lazy R1"]
+    steps = pd.DataFrame(dict(seconds=[13.0, 10.0, 5.0], images_per_s=[1.0, 2.0, 4.0]), index=rows)
+    loader = pd.DataFrame(dict(images_per_s=[3.0, 100.0]), index=["single images", "pairs"])
+    found = bench.verdicts(forward, steps, loader)
+    assert found.measured.round(3).tolist() == [1.5, 1.6, 1.3, 2.6, 0.75]
+    assert found.reached.tolist() == [True, False, True, True, False]
+
+
+@pytest.mark.slow
+def test_command(tmp_path):
+    out = tmp_path / "bench.json"
+    options = ["--width", "small", "--forward-pixels", "16", "--step-pixels", "8", "--repeats", "1", "--device", "cpu"]
+    threads = torch.get_num_threads()
+    try: result = CliRunner().invoke(app, ["bench", *options, "--out", str(out)])
+    finally: torch.set_num_threads(threads)
+    assert result.exit_code == 0, result.output
+    saved = json.loads(out.read_text())
+    assert saved["about"]["width"] == "small" and len(saved["tables"]["goals"]["rows"]) == len(bench.GOALS)
+    assert saved["tables"]["forward"]["difference"] < 1e-3
+
+
+def test_bad_requests_are_refused(tmp_path):
+    with pytest.raises(InputError): bench.benchmark("wide", device="cpu")
+    result = CliRunner().invoke(app, ["bench", "--out", str(tmp_path / "bench.txt")])
+    assert isinstance(result.exception, InputError) and not list(tmp_path.iterdir())
