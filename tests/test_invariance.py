@@ -1,15 +1,9 @@
-"What must not matter: the batch, the interruption, the order. Same seed, same bits."
+"What must not matter: the batch, the order. Same seed, same bits. Interruptions are in test_training.py."
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 
-from deeplandscape.core import load_tensors
 from deeplandscape.data import Store, prepare_store
 from deeplandscape.generator import Generator, GeneratorConfig, Latents
 from deeplandscape.training import PROFILES, Sources, TrainConfig, ablation, ABLATIONS, stage, train
@@ -22,44 +16,6 @@ TINY = TrainConfig(GeneratorConfig(resolution=16, z_dim=16, w_dim=16, channels=(
 def sources(tmp_path_factory):
     store = prepare_store(tmp_path_factory.mktemp("store"), scenes=8, resolutions=(8, 16))
     return Sources([(Store(store.path), 1.0)], [(Store(store.path), 1.0)])
-
-
-def same(a, b):
-    (a, ma), (b, mb) = load_tensors(a / "checkpoint.safetensors"), load_tensors(b / "checkpoint.safetensors")
-    assert (ma["seen"], ma["step"]) == (mb["seen"], mb["step"]) and a.keys() == b.keys()
-    return all(torch.equal(a[k], b[k]) for k in a)
-
-
-@pytest.mark.parametrize("cut", [20, 48, 60])      # inside a phase, at the phase change, inside the transition
-def test_resume_equals_uninterrupted(sources, tmp_path, cut):
-    train(TINY, sources, tmp_path / "whole", checkpoint_every=4)
-    train(TINY, sources, tmp_path / "halves", until=cut, checkpoint_every=4)
-    train(TINY, sources, tmp_path / "halves", checkpoint_every=4)
-    assert same(tmp_path / "whole", tmp_path / "halves")
-
-
-def test_killed_run_resumes_to_the_same_bits(sources, tmp_path):
-    program = ("import sys; sys.path.insert(0, 'tests'); from test_invariance import TINY; from deeplandscape.data import Store;"
-               "from deeplandscape.training import Sources, train; s = Store(sys.argv[1]);"
-               "train(TINY, Sources([(s, 1.0)], [(s, 1.0)]), sys.argv[2], checkpoint_every=4)")
-    store = str(sources.clips[0][0].path)
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
-    run = lambda out: subprocess.Popen([sys.executable, "-c", program, store, str(out)], env=env, stderr=subprocess.DEVNULL)
-    run(tmp_path / "whole").wait()
-    victim = run(tmp_path / "killed")
-    while not (tmp_path / "killed" / "checkpoint.safetensors").exists() and victim.poll() is None: time.sleep(0.02)
-    victim.send_signal(signal.SIGKILL); victim.wait()
-    run(tmp_path / "killed").wait()
-    assert same(tmp_path / "whole", tmp_path / "killed")
-
-
-def test_truncated_checkpoint_falls_back_to_the_one_before(sources, tmp_path, capsys):
-    train(TINY, sources, tmp_path / "whole", checkpoint_every=4)
-    train(TINY, sources, tmp_path / "cut", until=40, checkpoint_every=4)
-    file = tmp_path / "cut" / "checkpoint.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
-    train(TINY, sources, tmp_path / "cut", checkpoint_every=4)
-    assert same(tmp_path / "whole", tmp_path / "cut") and "one before" in capsys.readouterr().out
 
 
 def test_an_item_does_not_depend_on_its_batch():
