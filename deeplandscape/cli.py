@@ -6,9 +6,11 @@
 __all__ = ['app', 'Device', 'Seed', 'UPLOADS', 'main', 'animate', 'sample', 'with_settings', 'train', 'prepare', 'evaluate',
            'import_official', 'server', 'explore', 'reproduce', 'bench']
 
-# %% ../nbs/23_cli.ipynb #3ce9f29d
+# %% ../nbs/23_cli.ipynb #4b2e557f
 import ast
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -141,34 +143,42 @@ def open_material(photos, clips, scenes, out, sizes):
         for line in store.report(most=5)[len(store.resolutions):]: typer.echo(f"  {line}")
     return still, moving
 
-# %% ../nbs/23_cli.ipynb #1f1338ab
+# %% ../nbs/23_cli.ipynb #2dccf38e
 @app.command()
 def train(
-    profile: Annotated[str, typer.Option(help="small (64 px), gpu (128 px) or paper (256 px)")] = "small",
+    profile: Annotated[str, typer.Option(help="small (64 px), gpu (128 px), paper (256 px), paper128, paper512, official, official512")] = "small",
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for checkpoint, log and samples")] = Path("runs/train"),
     photos: Annotated[list[str], typer.Option("--photos", "--stills", help="folder of photographs or prepared store, PATH or PATH:WEIGHT; repeatable")] = [],
     clips: Annotated[list[str], typer.Option(help="folder of clips, video or prepared store, PATH or PATH:WEIGHT; repeatable")] = [],
     scenes: Annotated[int, typer.Option(help="rendered scenes to train on when no clips are given")] = 2000,
     set: Annotated[list[str], typer.Option(help="change a setting, name=value; repeatable")] = [],
     resume: Annotated[bool, typer.Option(help="go on from the checkpoint in the folder")] = True,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
+    every: Annotated[int, typer.Option(help="images between checkpoints and samples; five times as many between sample videos")] = 20_000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan with estimated hours and memory, and stop")] = False,
+    devices: Annotated[int, typer.Option(help="processes that share each batch, one for each device; torchrun sets it by itself")] = 1,
+    nodes: Annotated[int, typer.Option(help="machines; torchrun sets it by itself")] = 1,
+    precision: Annotated[str, typer.Option(help="32, or bf16: convolutions in bfloat16")] = "32",
     device: Device = "auto",
 ):
     "Train a generator on photographs, videos or rendered scenes; killed and started again, it goes on where it was."
-    from lightning.fabric import Fabric
-    from deeplandscape import training
-    from deeplandscape.core import pick_device, use_threads
+    from deeplandscape import plan, training
+    from deeplandscape.core import use_threads
+    from deeplandscape.perception import segmenter
     if profile not in training.PROFILES: raise InputError(f"There is no profile {profile!r}; choose one of {', '.join(training.PROFILES)}.")
     config = with_settings(training.PROFILES[profile], set)
-    typer.echo(training.describe(config))
-    if dry_run: return
     use_threads()
+    fabric = training.launch(device, 1 if dry_run else devices, 1 if dry_run else nodes, precision)
+    if fabric.is_global_zero: typer.echo(training.describe(config))
+    if dry_run: return typer.echo(plan.plan_text(plan.plan(config, fabric, devices * nodes)))
     sizes = [config.generator.size(level) for level, *_ in training.phases(config)]
-    sources = training.Sources(*open_material(photos, clips, scenes, out, sizes))
+    with fabric.rank_zero_first(), contextlib.nullcontext() if fabric.is_global_zero else contextlib.redirect_stdout(io.StringIO()):
+        sources = training.Sources(*open_material(photos, clips, scenes, out, sizes))
     card = dict(data=dict(stills=photos or clips or [f"{scenes} rendered scenes"], clips=clips or [f"{scenes} rendered scenes"]))
-    fabric = Fabric(accelerator=pick_device(device).type, devices=1)
-    path = training.train(config, sources, out, resume=resume, fabric=fabric, card=card)
-    typer.echo(f"the generator is {path}")
+    try: path = training.train(config, sources, out, resume, None, every, every, fabric, card, segmenter(device=str(fabric.device)), 5 * every)
+    except KeyboardInterrupt as stopped:
+        typer.echo(f"deeplandscape: {str(stopped) or 'stopped at once; the last checkpoint stays.'}", err=True)
+        raise typer.Exit(130) from None
+    if fabric.is_global_zero: typer.echo(f"the generator is {path}")
 
 # %% ../nbs/23_cli.ipynb #ee2de318
 @app.command()
