@@ -173,7 +173,7 @@ def rewind_log(
     if Path(path).is_file():
         with atomic(path) as partial: partial.write_text("".join(json.dumps(line) + "\n" for line in lines if line.get("seen", 0) <= seen))
 
-# %% ../nbs/05c_watching.ipynb #9e78a30e
+# %% ../nbs/05c_watching.ipynb #af3240e5
 def _gan_findings(now, before):
     "Warnings about losses, scores and R1: `now` is the last line, `before` the earlier ones of its resolution."
     for which, name in ("st", "D_st"), ("dyn", "D_dyn"):
@@ -196,7 +196,7 @@ def _latent_findings(now, before):
     whole = now.get("effect_S_dyn")
     if settled and now.get("resolution", 64) >= 32:
         if (moving is not None and moving < max(0.005, 0.2 * clouds)) or (moving is None and whole is not None and whole < 0.005):
-            yield ("S_dyn_dead", f"S_dyn is hardly used: it moves sky and water by {moving if moving is not None else whole:.3f}"
+            yield ("S_dyn_dead", f"S_dyn is hardly used: it changes {'the picture' if moving is None else 'sky and water'} by {whole if moving is None else moving:.3f}"
                    + (f" where other clouds differ by {clouds:.3f}" if clouds else "") + ". Show it more contrast in what moves, or keep the proportion of pairs lower.")
         if moving is not None and static > 0.01 and moving < 1.5 * static:
             yield ("static_leak_S_dyn", f"The land moves: S_dyn changes static regions by {static:.3f}, sky and water by {moving:.3f}. "
@@ -265,7 +265,7 @@ def event_writer(
     from torch.utils.tensorboard import SummaryWriter
     return SummaryWriter(str(Path(out) / "tensorboard"), purge_step=step)
 
-# %% ../nbs/05c_watching.ipynb #86b3b2b3
+# %% ../nbs/05c_watching.ipynb #cb9cdc67
 class Monitor:
     "Writes log.jsonl, sample grids, videos and TensorBoard events of a training into its folder."
     def __init__(self,
@@ -301,8 +301,8 @@ class Monitor:
         means = {k: round(total / count, 5) for k, (count, total) in self.state().items()}
         line = dict(seen=seen, step=step, resolution=G.config.size(now.level), alpha=round(now.alpha, 4), pairs=round(now.pairs, 4),
                     seconds=round(time.time() - self.since, 1), **means, **self.measure(G, now))
-        write_report(self, line, preview(G, now.level, now.alpha))
         self.sums, self.since = {}, time.time()
+        write_report(self, line, preview(G, now.level, now.alpha))
 
     def video(self, G, seen, now):
         "Write the sample video."
