@@ -533,3 +533,20 @@ def test_several_processes_prepare_one_store(material, tmp_path):
     assert [code for code, _ in output] == [0, 0], output
     whole = prepare_store(tmp_path / "w", material / "photos", material / "series", scenes=12, resolutions=LEVELS)
     assert all((tmp_path / "s" / f.name).read_bytes() == f.read_bytes() for f in whole.path.iterdir())
+
+
+def test_a_training_from_a_folder_that_nobody_prepared(material, tmp_path):
+    from typer.testing import CliRunner
+    from deeplandscape.cli import app
+    tiny = ["generator.resolution=16", "generator.channels=(8,8,8)", "generator.z_dim=16", "generator.w_dim=16", "generator.mapping_layers=2",
+            "fade_images=((8,8),)", "stable_images=((8,8),)", "batch=((4,4),)", "total_batches=None"]
+    settings = [word for text in tiny for word in ("--set", text)]
+    raw = ["--photos", f"{material / 'photos'}:2", "--clips", str(material / "series")]
+    done = CliRunner().invoke(app, ["train", "-o", str(tmp_path / "out"), *raw, *settings])
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    assert "60 photos" in done.output and "left out: photos/cut.jpg" in done.output
+    assert (tmp_path / "out" / "generator.safetensors").exists() and len(list((tmp_path / "out" / "store").iterdir())) == 2
+    assert not (tmp_path / "out" / "scenes").exists(), "nothing is rendered where there are clips"
+    done = CliRunner().invoke(app, ["train", "-o", str(tmp_path / "big"), *raw])
+    assert isinstance(done.exception, InputError) and "train at a lower resolution" in str(done.exception)
+    assert not list((tmp_path / "big").glob("checkpoint*"))
