@@ -5,21 +5,31 @@
 # %% auto #0
 __all__ = ['append_batch_deviation', 'Block', 'Score', 'Discriminator']
 
-# %% ../nbs/05_discriminators.ipynb #98bd4913
+# %% ../nbs/05_discriminators.ipynb #3fcb6e08
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 import torch.nn.functional as F
 
 from .core import InputError
 from .layers import DownConv2d, EqualConv2d, EqualLinear, blur
 
-# %% ../nbs/05_discriminators.ipynb #fd8d9c81
+# %% ../nbs/05_discriminators.ipynb #e1b684f5
+class _Sum(torch.autograd.Function):
+    "The sum over all processes; its gradient is the sum of their gradients, again and again."
+    @staticmethod
+    def forward(ctx, x):
+        total = x.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient): return _Sum.apply(gradient)
+
 def _batch_variance(x):
     "Variance over the batch, over the batches of all processes together: (B, ...) -> (1, ...)."
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1): return x.var(dim=0, correction=0, keepdim=True)
-    mean = lambda y: all_reduce(y.mean(dim=0, keepdim=True)) / dist.get_world_size()
+    mean = lambda y: _Sum.apply(y.mean(dim=0, keepdim=True)) / dist.get_world_size()
     return mean((x - mean(x)).square())
 
 # %% ../nbs/05_discriminators.ipynb #f2e5183f
