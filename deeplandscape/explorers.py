@@ -214,7 +214,20 @@ def first_networks(G):
     "The generator, and the SHA-256 of its file when it is the shipped one."
     return (G, None) if G is not None else (load_generator(), file_sha256(weights_path("generator")))
 
-# %% ../nbs/21_explorers.ipynb #413ab8f5
+# %% ../nbs/21_explorers.ipynb #6ed58d30
+def scene_page(explorer):
+    "How the page of light and scene is laid out."
+    c, names = explorer.controls, explorer.names
+    meanings = [sentence(meaning(explorer.rows, k + 1), "small") for k in range(len(names))]
+    light = [row(c[name], said, center=True) for name, said in zip(names, meanings)]
+    styles = sentence("The paper's nine styles, with its authors' names for their own model:", "small")
+    right = [panel("Light", *light, styles, explorer.styles, explorer.neutral, width="600px"),
+             panel("Scene", row(widgets.VBox([c["seed"], c["clouds"]]), explorer.other), c["psi"], width="600px")]
+    about = "z_dyn is weather and time of day, the scene its mountains and shores, the clouds where they stand."
+    left = widgets.VBox([*explorer.images, explorer.caption])
+    return page("Light and scene", about, row(left, widgets.VBox(right), gap="20px"))
+
+# %% ../nbs/21_explorers.ipynb #7048bf1b
 class SceneExplorer(Explorer):
     "Sliders for z_dyn and the truncation, seeds for scene and clouds, nine styles: the picture."
     def __init__(self,
@@ -249,15 +262,7 @@ class SceneExplorer(Explorer):
         caption = f"z_dyn = {light}; scene {seed}, clouds {clouds}, psi {psi:.2f}"
         return [self.render(z_dyn.values(), seed, clouds, psi)], caption
 
-    def page(self):
-        c = self.controls
-        meanings = [sentence(meaning(self.rows, k + 1), "small") for k in range(len(self.names))]
-        light = [row(c[name], said, center=True) for name, said in zip(self.names, meanings)]
-        styles = sentence("The paper's nine styles, with its authors' names for their own model:", "small")
-        right = [panel("Light", *light, styles, self.styles, self.neutral, width="600px"),
-                 panel("Scene", row(widgets.VBox([c["seed"], c["clouds"]]), self.other), c["psi"], width="600px")]
-        about = "z_dyn is weather and time of day, the scene its mountains and shores, the clouds where they stand."
-        return page("Light and scene", about, row(widgets.VBox([*self.images, self.caption]), widgets.VBox(right), gap="20px"))
+    def page(self): return scene_page(self)
 
 # %% ../nbs/21_explorers.ipynb #fba53f09
 class Job:
@@ -366,7 +371,20 @@ def motion_controls(seed, frames):
     return dict(direction=ClockFace(), speed=slider("speed", 1.0, -4.0, 4.0), horizon=slider("horizon", 0.5, 0.0, 1.0, 0.05, ".2f"),
                 time=slider("time", 0, 0, frames - 1, 1, "d"), seed=whole("scene", seed))
 
-# %% ../nbs/21_explorers.ipynb #9089193b
+# %% ../nbs/21_explorers.ipynb #04f4065e
+def motion_page(explorer):
+    "How the page of motion is laid out."
+    c, (image, *maps), config = explorer.controls, explorer.images, explorer.G.config
+    sizes = [config.size(k) for k in range(config.levels)][:-4:-1]
+    labelled = [widgets.VBox([shown, sentence(f"S_dyn, {s} x {s}", "small")]) for shown, s in zip(maps, sizes)]
+    left = widgets.VBox([row(image, widgets.VBox(labelled)), explorer.caption, explorer.movie.widget])
+    where = sentence("Where the clouds go; 12 is up and closer:", "small")
+    motion = panel("Motion", where, c["direction"], c["speed"], c["horizon"], width="400px")
+    when = panel("Time and scene", explorer.play, c["time"], c["seed"], explorer.job.widget, width="400px")
+    about = "The dynamic maps are warped by a homography above the horizon, by its mirror image below; light and scene stay."
+    return page("Motion", about, row(left, widgets.VBox([motion, when]), gap="20px"))
+
+# %% ../nbs/21_explorers.ipynb #7ee012c9
 class MotionExplorer(Explorer):
     "Clock direction, speed, horizon and time: the picture, and the dynamic maps that move it."
     def __init__(self,
@@ -410,15 +428,7 @@ class MotionExplorer(Explorer):
         self.movie.show(frames, 30, lambda share: tick(0.8 + 0.2 * share, "encoding"))
         return f"{len(frames)} frames, {name}"
 
-    def page(self):
-        c, (image, *maps) = self.controls, self.images
-        sizes = [self.G.config.size(k) for k in range(self.G.config.levels)][:-4:-1]
-        labelled = [widgets.VBox([shown, sentence(f"S_dyn, {s} x {s}", "small")]) for shown, s in zip(maps, sizes)]
-        left = widgets.VBox([row(image, widgets.VBox(labelled)), self.caption, self.movie.widget])
-        motion = panel("Motion", sentence("Where the clouds go; 12 is up and closer:", "small"), c["direction"], c["speed"], c["horizon"], width="400px")
-        when = panel("Time and scene", self.play, c["time"], c["seed"], self.job.widget, width="400px")
-        about = "The dynamic maps are warped by a homography above the horizon, by its mirror image below; light and scene stay."
-        return page("Motion", about, row(left, widgets.VBox([motion, when]), gap="20px"))
+    def page(self): return motion_page(self)
 
 # %% ../nbs/21_explorers.ipynb #d6fc70e0
 def read_upload(
@@ -604,17 +614,39 @@ def length(variant, steps):
     v = find_variant(variant)
     return steps * (int(v.optimise_W or v.optimise_S) + int(v.fine_tune))
 
-# %% ../nbs/21_explorers.ipynb #6c8c2722
-class InversionExplorer:
+# %% ../nbs/21_explorers.ipynb #44a3fdd4
+def by_encoder(variant): return find_variant(variant).init_W == "E"
+
+class Results:
+    "What was found, on the page: a column for each variant, the curves, the slider from faithful to movable."
+    def __init__(self):
+        self.found, self.columns = {}, {}
+        self.loose, self.table, self.chart = Looseness(self.found), row(gap="8px"), widgets.HTML(curves({}, 60))
+
+    def begin(self, photo, static, names):
+        "Empty columns for these variants, beside the photo (3, R, R) and its mask (1, R, R)."
+        self.columns = {name: Column(name) for name in ("photo", *names)}
+        self.columns["photo"].show("as the generator sees it", photo, static)
+        self.table.children = [column.widget for column in self.columns.values()]
+        self.found.clear()
+
+    def finish(self, variant, found, G, W_free):
+        "Show what was found, and let it be loosened."
+        self.found[variant] = found, G, W_free
+        self.columns[variant].show(f"SSIM {found.ssim.item():.2f}", found.reconstruction()[0], found.reconstruction(half_way(found.S_dyn))[0])
+        self.loose.controls["variant"].options = list(self.found)
+        self.loose.set(variant=variant)
+
+# %% ../nbs/21_explorers.ipynb #b555b48e
+class InversionExplorer(Results):
     "Variants of the inversion side by side while they run, then a slider from faithful to movable."
     def __init__(self,
                  photos: dict | None = None,   # as in PhotoChoice
                  models: dict | None = None,   # own "G", "E", "segment", "perceptual" instead of the shipped ones
                  device="auto"):               # where to compute
-        self.network, self.found = networks(models, pick_device(device)), {}
-        self.choice, self.job, self.device = PhotoChoice(photos, 260), Job("invert", self.work), pick_device(device)
-        (self.steps, self.toggles), self.loose = inversion_controls(), Looseness(self.found)
-        self.table, self.chart, self.columns = row(gap="8px"), widgets.HTML(curves({}, 60)), {}
+        super().__init__()
+        self.network, self.device = networks(models, pick_device(device)), pick_device(device)
+        self.choice, self.job, (self.steps, self.toggles) = PhotoChoice(photos, 260), Job("invert", self.work), inversion_controls()
         run = [row(*self.toggles.values(), gap="2px"), row(self.steps, self.job.widget), self.chart]
         top = row(panel("Photograph", self.choice.widget, width="400px"), panel("Variants", *run, width="698px"))
         about = "Seven ways to find latents that reproduce a photograph; the second row shows whether the clouds can then be moved."
@@ -629,7 +661,7 @@ class InversionExplorer:
     def render(self, photo, variant="EOIFS", steps=60, seed=0, look=lambda picture: None):
         "The `Inversion` of a photo (3, H, W); `look(picture)` at each picture on the way."
         square, static = self.square(photo)
-        E = self.network("E") if find_variant(variant).init_W == "E" else None
+        E = self.network("E") if by_encoder(variant) else None
         settings = replace(STEADY, iterations=steps, tune_iterations=steps)
         return unwatched(invert(watched(self.network("G"), look), square, variant, E, static, self.network("perceptual"), settings, seed))
 
@@ -637,36 +669,20 @@ class InversionExplorer:
         names = [name for name, toggle in self.toggles.items() if toggle.value]
         if not names: raise InputError("Choose at least one variant.")
         photo, name, steps = self.choice.photo, self.choice.name, self.steps.value
-        self.begin(photo, names)
-        watch = Watch(self, self.square(photo)[0], names, steps, tick)
+        square, static = self.square(photo)
+        self.begin(square[0], static[0], names)
+        watch, G = Watch(self, square, names, steps, tick), self.network("G")
         for variant in names:
             look = watch.begin(variant)
-            self.finish(variant, self.render(photo, variant, steps, look=look))
+            with torch.no_grad(): W_free = self.network("E")(square) if by_encoder(variant) else mean_style(G)[:, None].expand(1, 2 * G.config.levels, -1)
+            self.finish(variant, self.render(photo, variant, steps, look=look), G, W_free)
             look(self.found[variant][0].reconstruction())
         watch.draw()
         return f"{name}: {', '.join(names)}."
 
-    def begin(self, photo, names):
-        "Empty columns for these variants."
-        self.columns = {name: Column(name) for name in ("photo", *names)}
-        self.columns["photo"].show("as the generator sees it", self.square(photo)[0][0], self.square(photo)[1][0] * 2 - 1)
-        self.table.children = [column.widget for column in self.columns.values()]
-        self.found.clear()
-
-    def finish(self, variant, found):
-        "Show what was found, and let it be loosened."
-        G = self.network("G")
-        with torch.no_grad(): W_free = self.network("E")(found.photo) if found_by_E(variant) else mean_style(G)[:, None].expand_as(found.W)
-        self.found[variant] = found, G, W_free
-        self.columns[variant].show(f"SSIM {found.ssim.item():.2f}", found.reconstruction()[0], found.reconstruction(half_way(found.S_dyn))[0])
-        self.loose.controls["variant"].options = list(self.found)
-        self.loose.set(variant=variant)
-
     def _ipython_display_(self): display(self.widget)
 
-# %% ../nbs/21_explorers.ipynb #321d8a56
-def found_by_E(variant): return find_variant(variant).init_W == "E"
-
+# %% ../nbs/21_explorers.ipynb #a9157509
 class Watch:
     "Shows an `InversionExplorer` the pictures on the way, twice a second, and their errors."
     def __init__(self, explorer, photo, names, steps, tick):
@@ -711,7 +727,7 @@ def as_table(report):
     rows = "".join(f"<tr><td>{html.escape(key)}</td><td>{shown(value)}</td></tr>" for key, value in report.items())
     return f'<table class="report">{rows}</table>'
 
-# %% ../nbs/21_explorers.ipynb #d0054f3d
+# %% ../nbs/21_explorers.ipynb #e879553f
 class PhotoExplorer:
     "A photograph, chosen or uploaded, becomes a video to watch and to keep."
     def __init__(self,
@@ -737,7 +753,8 @@ class PhotoExplorer:
             counts[frames] += len(made)
             done = min(1.0, counts[frames] / total[frames])
             share = ends[0] + done * (ends[1] - ends[0]) if frames else done * ends[0]
-            tick(share, f"frame {min(counts[1], total[1])} of {total[1]}" if frames and min(counts) > 1 else f"inversion, step {counts[0]} of at most {total[0]}")
+            step = f"inversion, step {counts[0]} of at most {total[0]}"
+            tick(share, f"frame {min(counts[1], total[1])} of {total[1]}" if frames and min(counts) > 1 else step)
         models = {name: self.network(name) for name in ("E", "segment", "perceptual")} | dict(G=watched(self.network("G"), look))
         video = animate(photo, device=self.device, models=models, **options)
         if video.inversion is not None: unwatched(video.inversion)

@@ -57,7 +57,7 @@ def main(names):
                 shot = page.screenshot(full_page=True, clip={k: max(0, box[k] - 8) if k in "xy" else box[k] + 16 for k in box})
                 made = Image.open(io.BytesIO(shot)).convert("RGB")
                 path = ROOT / "nbs" / "apps" / f"{name}.png"
-                made.resize((made.width * 3 // 4, made.height * 3 // 4), Image.Resampling.LANCZOS).quantize(256).save(path, optimize=True)
+                made.resize((made.width * 3 // 4, made.height * 3 // 4), Image.Resampling.LANCZOS).save(path, optimize=True)
                 print(path.name, made.size, f"{path.stat().st_size / 1024:.0f} kB")
 
 
