@@ -385,7 +385,7 @@ class Course:
                 if self.seen >= self.end: raise
                 print(f"{self.seen:,} images: {error} Training goes on and tries again later.", file=sys.stderr, flush=True)
 
-# %% ../nbs/06_training.ipynb #8a97126b
+# %% ../nbs/06_training.ipynb #e67b5966
 def train(
     config: TrainConfig,
     sources: Sources,
@@ -406,7 +406,7 @@ def train(
     nets = Networks(config, fabric)
     state = load_checkpoint(out / "checkpoint.safetensors", nets) if resume else {}
     seen, step = state.get("seen", 0), state.get("step", 0)
-    if len(set(fabric.all_gather(torch.tensor([seen])).flatten().tolist())) > 1:
+    if fabric.world_size > 1 and fabric.all_reduce(torch.tensor(seen, dtype=torch.float64, device=fabric.device), reduce_op="mean").item() != seen:
         raise InputError(f"The processes found different checkpoints in {out}; it must be one folder that all of them see.")
     show = fabric.is_global_zero and (in_notebook() if live is None else live)
     monitor = Monitor(out, segment, seen, step, state.get("sums", {}), show) if fabric.is_global_zero else None
