@@ -265,7 +265,7 @@ def event_writer(
     from torch.utils.tensorboard import SummaryWriter
     return SummaryWriter(str(Path(out) / "tensorboard"), purge_step=step)
 
-# %% ../nbs/05c_watching.ipynb #cb9cdc67
+# %% ../nbs/05c_watching.ipynb #e0bb353f
 class Monitor:
     "Writes log.jsonl, sample grids, videos and TensorBoard events of a training into its folder."
     def __init__(self,
@@ -284,7 +284,7 @@ class Monitor:
         "Count in what one step reports, without waiting for the device."
         for name, value in logs.items():
             count, total = self.sums.get(name, (0, 0.0))
-            self.sums[name] = [count + 1, total + value.double()]
+            self.sums[name] = [count + 1, total + (value if value.device.type == "mps" else value.double())]     # mps has no double
 
     def state(self): return {name: [count, total.item()] for name, (count, total) in self.sums.items()}
 

@@ -1,11 +1,14 @@
 "Bad input gives one clear sentence, exit code 2, and leaves nothing behind."
 import os
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from deeplandscape.core import load_tensors
 
 
 def cli(*arguments, cwd=None):
@@ -56,6 +59,7 @@ def test_options_that_make_no_sense(files, arguments, names):
 
 @pytest.mark.parametrize("arguments", [
     ["train", "--profile", "huge"], ["train", "--dry-run", "--set", "sede=1"], ["train", "--dry-run", "--set", "generator.resolution=100"],
+    ["train", "--precision", "16"], ["train", "--devices", "4096"], ["train", "--set", "r1_every=0"],
     ["train", "--stills", "nostore", "--clips", "nostore"], ["sample", "-o", "out"], ["prepare", "out"], ["prepare", "out", "--photos", "nowhere"],
     ["import-official", "text.jpg", "-o", "out"], ["reproduce", "--profile", "nosuch"], ["evaluate", "empty", "empty"],
 ])
@@ -68,3 +72,24 @@ def test_unknown_notebook_parameter(tmp_path):
     profile = tmp_path / "mine.yaml"
     profile.write_text("settings: {figures: figures, trains: false}\nnotebooks:\n  fig01_videos: {n_vidoes: 2}\n")
     assert "n_vidoes" in refused(cli("reproduce", "--profile", profile))
+
+
+SMALLEST = [f"--set={setting}" for setting in ("generator.resolution=16", "generator.z_dim=16", "generator.w_dim=16", "generator.channels=(8,8,8)",
+                                               "generator.mapping_layers=2", "batch=((4,8),)", "stable_images=((8,100000),)")]
+
+
+def test_ctrl_c_saves_a_training_and_exits_with_130(tmp_path):
+    command = [sys.executable, "-c", "from deeplandscape.cli import main; main()", "train", "-o", str(tmp_path), "--scenes", "4", "--device", "cpu", *SMALLEST]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), DEEPLANDSCAPE_PROGRESS="1", PYTHONUNBUFFERED="1"))
+    start = ""
+    while "training:" not in start or "img/s" not in start:        # the bar moves: it trains
+        text = process.stderr.read(1)
+        assert text, start
+        start = (start + text)[-400:]
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=300)[1]
+    assert process.returncode == 130, error
+    last = error.strip().splitlines()[-1]
+    assert "and saved" in last and "Traceback" not in error
+    assert f"{load_tensors(tmp_path / 'checkpoint.safetensors')[1]['seen']:,} images" in last
