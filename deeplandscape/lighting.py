@@ -297,15 +297,15 @@ def turned(
     batch, to = len(latents.z_st), latents.z_dyn
     return torch.stack([G(latents.replace(z_dyn=z.to(to).expand(batch, -1))).clamp(-1, 1) for z in z_dyn])
 
-# %% ../nbs/11_lighting.ipynb #6ecb2c79
+# %% ../nbs/11_lighting.ipynb #a9a5fa47
 def light_statistics(
     images: Tensor,    # (B, 3, H, W) in [-1, 1]
 ) -> dict:             # name -> (B,)
-    "Brightness, warmth (red minus blue), contrast and saturation (largest minus smallest channel) of pictures."
+    "Brightness, temperature (red minus blue), contrast and saturation (largest minus smallest channel) of pictures."
     colours = images.clamp(-1, 1) / 2 + 0.5
     r, g, b = colours.unbind(1)
     luma = 0.299 * r + 0.587 * g + 0.114 * b
-    return {"brightness": luma.mean((1, 2)), "warmth": (r - b).mean((1, 2)), "contrast": luma.std((1, 2)),
+    return {"brightness": luma.mean((1, 2)), "temperature": (r - b).mean((1, 2)), "contrast": luma.std((1, 2)),
             "saturation": (colours.amax(1) - colours.amin(1)).mean((1, 2))}
 
 # %% ../nbs/11_lighting.ipynb #2e8ad194
@@ -406,7 +406,7 @@ def measure_sweeps(
     return {"values": torch.tensor(values), "measures": {name: stack(name) for name in sampled}, "kept": torch.stack(kept).cpu(),
             "spread": {name: v.std().item() for name, v in sampled.items()}, "kept between scenes": chance}
 
-# %% ../nbs/11_lighting.ipynb #f1241937
+# %% ../nbs/11_lighting.ipynb #9f9fd5c7
 def meaning_table(
     sweeps: dict,        # of `measure_sweeps`
 ) -> list[dict]:         # a row for each coordinate and measure
@@ -432,7 +432,7 @@ def coordinate_names(
     names = {}
     for row in sorted(rows, key=lambda r: -abs(r["change"])):
         names.setdefault(row["coordinate"], [])
-        if row["named"]: names[row["coordinate"]].append(("more " if row["change"] > 0 else "less ") + row["measure"])
+        if row["named"]: names[row["coordinate"]].append(("higher " if row["change"] > 0 else "lower ") + row["measure"])
     return {k: ", ".join(words) or "no name" for k, words in sorted(names.items())}
 
 # %% ../nbs/11_lighting.ipynb #750c7c5b
@@ -479,31 +479,33 @@ def profile_cosine(first, third):
     halves = lambda v: v.mean(-2).chunk(2, -1)
     return joined, lambda v: F.cosine_similarity(*halves(v), dim=-1).abs()[..., None]
 
-# %% ../nbs/11_lighting.ipynb #d6019041
+# %% ../nbs/11_lighting.ipynb #3345a3dc
 def judge_statements(
     rows: list[dict],     # of `meaning_table`
     sweeps: dict,         # of `measure_sweeps`
     pair: dict,           # numbers on the grid of coordinates 1 and 2, each (49, B)
-) -> list[dict]:          # statement, verdict, because
+) -> list[dict]:          # statement, verdict, because, numbers
     "The paper's five statements about z_dyn, each held, not held or undecided."
     at = {(r["coordinate"], r["measure"]): r for r in rows}
     words = "{measure} {change:+.2f} [{change low:+.2f}, {change high:+.2f}], same sign {share:.0%}"
     say = lambda k, *names: "; ".join(words.format(**at[k, n]) for n in names)
-    b1, w1, b2, w2, s2 = at[1, "brightness"], at[1, "warmth"], at[2, "brightness"], at[2, "warmth"], at[2, "saturation"]
+    b1, w1, b2, w2, s2 = at[1, "brightness"], at[1, "temperature"], at[2, "brightness"], at[2, "temperature"], at[2, "saturation"]
     change = [torch.stack([(m[k, -1] - m[k, 0]) / sweeps["spread"][n] for n, m in sweeps["measures"].items()], 1) for k in (0, 2)]
     alike = interval(*profile_cosine(*change))
     shares = {name: interval(v) for name, v in hours_seen(pair).items()}
     order = [at[k, "brightness"] for k in (1, 2, 3)]
     text = lambda v: "{:.2f} [{:.2f}, {:.2f}]".format(*v)
-    return [
-        {"statement": 1, "verdict": verdict(clear(b1), still(w1)), "because": say(1, "brightness", "warmth")},
+    numbers = [{}, {}, {"cosine of the profiles": alike[0]}, {f"share with {n}": v[0] for n, v in shares.items()}, {}]
+    found = [
+        {"statement": 1, "verdict": verdict(clear(b1), still(w1)), "because": say(1, "brightness", "temperature")},
         {"statement": 2, "verdict": verdict(clear(b2), clear(w2), opposite(b2, w2), opposite(b2, s2)),
-         "because": say(2, "brightness", "warmth", "saturation")},
+         "because": say(2, "brightness", "temperature", "saturation")},
         {"statement": 3, "verdict": verdict(above(*alike[1:], 0.8)), "because": f"|cosine| of the profiles {text(alike)}"},
         {"statement": 4, "verdict": verdict(*(above(*v[1:], 0.5) for v in shares.values())),
          "because": "; ".join(f"{name} in {text(v)} of scenes" for name, v in shares.items())},
         {"statement": 5, "verdict": verdict(*(above(r["monotonic low"], r["monotonic high"], 0.7) for r in order)),
          "because": "; ".join(f"coordinate {r['coordinate']}: {r['monotonic']:.2f} [{r['monotonic low']:.2f}, {r['monotonic high']:.2f}]" for r in order)}]
+    return [{**statement, "numbers": own} for statement, own in zip(found, numbers)]
 
 # %% ../nbs/11_lighting.ipynb #aa2e134e
 @torch.no_grad()
@@ -523,7 +525,7 @@ def picture_agreement(
     before, mine, true = (light_statistics(x) for x in (G(a), by_A, by_M))
     return {name: rank_correlation(true[name] - before[name], (mine[name] - before[name])[:, None]).item() for name in before}
 
-# %% ../nbs/11_lighting.ipynb #e7d3dd3d
+# %% ../nbs/11_lighting.ipynb #b8b68c7c
 WORDS = {     # name -> brighter, warmer
     "blue day": (0.6, -1.0), "white bright day": (1.0, -0.3), "more clouds": (0.8, 0.3), "light sunset": (0.3, 1.0),
     "warmer sunset": (-0.5, 1.0), "blue hour": (-0.7, -0.7), "deep night": (-1.0, 0.0), "blue morning": (0.0, -1.0)}
@@ -539,7 +541,7 @@ def own_styles(
     points = torch.randn(candidates, G.config.z_dyn_dim, generator=item_generator(0, "own styles"))
     points = torch.cat([torch.zeros_like(points[:1]), radius * F.normalize(points, dim=1)])
     read = light_statistics(turned(G, latents, points).flatten(0, 1).cpu())
-    levels = [read[n].unflatten(0, (len(points), -1)) for n in ("brightness", "warmth")]
+    levels = [read[n].unflatten(0, (len(points), -1)) for n in ("brightness", "temperature")]
     effect = torch.stack([(v - v[:1]).mean(1) / v[0].std() for v in levels], 1)[1:]
     fit = lambda way: effect @ F.normalize(way, dim=0) * F.cosine_similarity(effect, way[None], dim=1).clamp(min=0)
     best = {name: fit(torch.tensor(way)).argmax().item() for name, way in WORDS.items()}
