@@ -173,7 +173,7 @@ def rewind_log(
     if Path(path).is_file():
         with atomic(path) as partial: partial.write_text("".join(json.dumps(line) + "\n" for line in lines if line.get("seen", 0) <= seen))
 
-# %% ../nbs/05c_watching.ipynb #af3240e5
+# %% ../nbs/05c_watching.ipynb #a7d54585
 def _gan_findings(now, before):
     "Warnings about losses, scores and R1: `now` is the last line, `before` the earlier ones of its resolution."
     for which, name in ("st", "D_st"), ("dyn", "D_dyn"):
@@ -191,13 +191,15 @@ def _latent_findings(now, before):
     clouds, settled = now.get("real_clouds_moving", 0.0), now.get("alpha", 1) >= 1
     scenes, best = now.get("effect_z_st"), max((line.get("effect_z_st", 0) for line in before if line.get("alpha", 1) >= 1), default=0)
     if scenes is not None and settled and (scenes < 0.05 or scenes < best / 3):
-        yield "collapse", f"G collapses: other static latents change the picture by {scenes:.3f} only. Go back to an earlier checkpoint with a lower learning rate."
+        yield ("collapse", f"G collapses: other static latents change the picture by {scenes:.3f} only. "
+               "Go back to an earlier checkpoint with a lower learning rate.")
     moving, static = (now.get(f"effect_S_dyn_{w}") for w in ("moving", "static"))
     whole = now.get("effect_S_dyn")
     if settled and now.get("resolution", 64) >= 32:
         if (moving is not None and moving < max(0.005, 0.2 * clouds)) or (moving is None and whole is not None and whole < 0.005):
             yield ("S_dyn_dead", f"S_dyn is hardly used: it changes {'the picture' if moving is None else 'sky and water'} by {whole if moving is None else moving:.3f}"
-                   + (f" where other clouds differ by {clouds:.3f}" if clouds else "") + ". Show it more contrast in what moves, or keep the proportion of pairs lower.")
+                   + (f" where other clouds differ by {clouds:.3f}" if clouds else "")
+                   + ". Show it more contrast in what moves, or keep the proportion of pairs lower.")
         if moving is not None and static > 0.01 and moving < 1.5 * static:
             yield ("static_leak_S_dyn", f"The land moves: S_dyn changes static regions by {static:.3f}, sky and water by {moving:.3f}. "
                    "More pairwise steps, crop pairs and longer training keep it still.")
@@ -219,7 +221,7 @@ def diagnose(
     before = [line for line in lines[:-1] if line.get("resolution") == now.get("resolution")]
     return {**dict(_gan_findings(now, before)), **dict(_latent_findings(now, before))}
 
-# %% ../nbs/05c_watching.ipynb #9cc4205c
+# %% ../nbs/05c_watching.ipynb #59ae7982
 def course_figure(
     lines: list[dict],      # of the log
     picture=None,           # array (H, W, 3), shown beside the curves
@@ -247,7 +249,8 @@ class LiveView:
         lines, pictures = read_log(self.out / "log.jsonl"), sorted(self.out.glob("samples_*.png"))
         figure = course_figure(lines, Image.open(pictures[-1]).convert("RGB") if pictures else None)
         findings = diagnose(lines)
-        figure.suptitle("; ".join(findings) if findings else f"{lines[-1]['seen']:,} images" if lines else "", fontsize=9, color="C3" if findings else "0.3")
+        title = "; ".join(findings) if findings else f"{lines[-1]['seen']:,} images" if lines else ""
+        figure.suptitle(title, fontsize=9, color="C3" if findings else "0.3")
         if self.handle is not None: self.handle.update(figure)
 
 # %% ../nbs/05c_watching.ipynb #538d7a23
