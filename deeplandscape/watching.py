@@ -173,7 +173,7 @@ def rewind_log(
     if Path(path).is_file():
         with atomic(path) as partial: partial.write_text("".join(json.dumps(line) + "\n" for line in lines if line.get("seen", 0) <= seen))
 
-# %% ../nbs/05c_watching.ipynb #a7d54585
+# %% ../nbs/05c_watching.ipynb #bfeb740f
 def _gan_findings(now, before):
     "Warnings about losses, scores and R1: `now` is the last line, `before` the earlier ones of its resolution."
     for which, name in ("st", "D_st"), ("dyn", "D_dyn"):
@@ -197,7 +197,8 @@ def _latent_findings(now, before):
     whole = now.get("effect_S_dyn")
     if settled and now.get("resolution", 64) >= 32:
         if (moving is not None and moving < max(0.005, 0.2 * clouds)) or (moving is None and whole is not None and whole < 0.005):
-            yield ("S_dyn_dead", f"S_dyn is hardly used: it changes {'the picture' if moving is None else 'sky and water'} by {whole if moving is None else moving:.3f}"
+            what, change = ("the picture", whole) if moving is None else ("sky and water", moving)
+            yield ("S_dyn_dead", f"S_dyn is hardly used: it changes {what} by {change:.3f}"
                    + (f" where other clouds differ by {clouds:.3f}" if clouds else "")
                    + ". Show it more contrast in what moves, or keep the proportion of pairs lower.")
         if moving is not None and static > 0.01 and moving < 1.5 * static:
