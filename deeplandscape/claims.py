@@ -18,7 +18,7 @@ import yaml
 from .core import InputError
 from .report import is_current, parameters_of, project_folder, published, read_profile
 
-# %% ../nbs/20b_claims.ipynb #4a07a575
+# %% ../nbs/20b_claims.ipynb #8602ab90
 @dataclass(frozen=True)
 class Claim:
     "A claim of the paper and the rule that judges it; the fields are explained at the top of claims.yaml."
