@@ -10,13 +10,14 @@ __all__ = ['LOSSES', 'STYLES', 'VALUES', 'HOURS', 'WORDS', 'LightingConfig', 'Re
            'coordinate_names', 'clear', 'still', 'opposite', 'above', 'verdict', 'hours_seen', 'profile_cosine',
            'judge_statements', 'picture_agreement', 'own_styles']
 
-# %% ../nbs/11_lighting.ipynb #904ff40f
+# %% ../nbs/11_lighting.ipynb #d936f698
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.interpolate import make_interp_spline
+from scipy.optimize import linear_sum_assignment
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
@@ -96,11 +97,11 @@ def lighting_loss(
     direction = 1 - F.cosine_similarity(predicted - w_a, target - w_a, dim=1, eps=1e-6)
     return absolute * F.l1_loss(predicted, target) + relative * direction.mean()
 
-# %% ../nbs/11_lighting.ipynb #32cd2aed
+# %% ../nbs/11_lighting.ipynb #d15d8704
 def train_lighting(
     G: Generator,                    # whose M is learned; not changed
     config: LightingConfig | None = None,   # sizes of A; None: the released depth with `change`, fitting G
-    steps: int = 6_000,              # Adam steps
+    steps: int = 12_000,             # Adam steps; seven minutes of one core for the shipped A
     batch: int = 256,                # samples in a step
     seed: int = 0,                   # of the weights and of the samples
     path=None,                       # file for A; a checkpoint stands beside it while training
@@ -241,7 +242,7 @@ def through_styles(
     keys = light_path(A, W, torch.tensor(points), torch.full((len(points),), c), first_level, anchored)
     return clamped_spline(times, keys, np.linspace(0, 1, frames))
 
-# %% ../nbs/11_lighting.ipynb #a3f172ed
+# %% ../nbs/11_lighting.ipynb #eb31bfc1
 def styles_of(
     A: Approximator,     # the network
 ) -> dict:               # name -> z_dyn (3 numbers), in the order of the tour
@@ -254,7 +255,7 @@ def light_styles(
     light: str,                # "none", "tour" or the name of a style
     frames: int,               # length, T
     loop: bool = False,        # frame T would be frame 0 again
-    c: float = 0.7,            # how far at the farthest
+    c: float = 1.0,            # how far at the farthest
     first_level: int = 0,      # lower levels keep the photograph's style
 ) -> Tensor:                   # (T, 2N, w_dim), the first exactly W
     "The styles of a video whose light leaves the photograph for a named one, or for all of them."
@@ -525,7 +526,7 @@ def picture_agreement(
     before, mine, true = (light_statistics(x) for x in (G(a), by_A, by_M))
     return {name: rank_correlation(true[name] - before[name], (mine[name] - before[name])[:, None]).item() for name in before}
 
-# %% ../nbs/11_lighting.ipynb #b8b68c7c
+# %% ../nbs/11_lighting.ipynb #9047eebc
 WORDS = {     # name -> brighter, warmer
     "blue day": (0.6, -1.0), "white bright day": (1.0, -0.3), "more clouds": (0.8, 0.3), "light sunset": (0.3, 1.0),
     "warmer sunset": (-0.5, 1.0), "blue hour": (-0.7, -0.7), "deep night": (-1.0, 0.0), "blue morning": (0.0, -1.0)}
@@ -542,8 +543,8 @@ def own_styles(
     points = torch.cat([torch.zeros_like(points[:1]), radius * F.normalize(points, dim=1)])
     read = light_statistics(turned(G, latents, points).flatten(0, 1).cpu())
     levels = [read[n].unflatten(0, (len(points), -1)) for n in ("brightness", "temperature")]
-    effect = torch.stack([(v - v[:1]).mean(1) / v[0].std() for v in levels], 1)[1:]
-    fit = lambda way: effect @ F.normalize(way, dim=0) * F.cosine_similarity(effect, way[None], dim=1).clamp(min=0)
-    best = {name: fit(torch.tensor(way)).argmax().item() for name, way in WORDS.items()}
-    rows = [(points[1 + i].tolist(), name) for name, i in best.items()]
+    effect = torch.stack([(v - v[:1]).mean(1) for v in levels], 1)[1:]
+    wanted = 1.5 * F.normalize(torch.tensor([*WORDS.values()]), dim=1)
+    _, chosen = linear_sum_assignment(torch.cdist(wanted, effect / effect.std(0)).square().numpy())
+    rows = [(points[1 + i].tolist(), name) for i, name in zip(chosen, WORDS)]
     return [[k / len(rows), *row] for k, row in enumerate([*rows, rows[0]])]
