@@ -412,8 +412,8 @@ def train(
     monitor = Monitor(out, segment, seen, step, state.get("sums", {}), show) if fabric.is_global_zero else None
     every = dict(checkpoint=checkpoint_every, sample=sample_every, video=video_every)
     course = Course(nets, out, seen, step, min(total_images(config), until or math.inf), every, monitor, card)
-    bar = progress(course.end, "training", initial=min(seen, course.end), unit="img", **({} if monitor else dict(disable=True)))
-    with Stop(fabric) as stop, contextlib.closing(bar):
+    count = dict(initial=min(seen, course.end), unit="img", **({} if monitor else dict(disable=True)))
+    with Stop(fabric) as stop, contextlib.closing(progress(course.end, "training", **count)) as bar:
         while course.seen < course.end:
             before = course.seen
             logs, course.seen = train_step(nets, sources, before, course.step)
