@@ -1,6 +1,10 @@
-"""Settings of all tests."""
-from hypothesis import HealthCheck, settings
+"""What holds for all tests."""
+import pytest
+import torch
 
-# On a slow or busy machine drawing the first example takes seconds; that is no fault of the code.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+
+@pytest.fixture(autouse=True)
+def floats_as_they_are():
+    "`use_threads` flushes denormals in this process; hypothesis draws them."
+    yield
+    torch.set_flush_denormal(False)

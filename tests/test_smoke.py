@@ -109,6 +109,7 @@ def test_killed_run_with_one_job_equals_the_other_with_two(smoke, tmp_path):
     again = parts(figures, names)
     assert {name.split(".")[0] for name in again} == names and again == parts(smoke / "figures", names)
     weights = fingerprint(runs / "weights")
+    weights.pop("manifest.json")                                                  # it lists what else the other run has trained
     assert "generator.safetensors" in weights and {name: fingerprint(smoke / "runs" / "weights")[name] for name in weights} == weights
     assert 'href="fig01_videos.json"' in (figures / "index.html").read_text(encoding="utf-8")     # the page of a part of the notebooks
 
