@@ -18,8 +18,8 @@ help:  ## this list
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, this is $$($(PYTHON) --version 2>&1): say which one to use, as in  make PYTHON=python3.12 test"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --upgrade pip
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -e ".[dev]"
 	@touch $@
 
 reproduce: $(READY)  ## every figure and table (PROFILE=cpu; smoke, gpu, paper)
@@ -27,7 +27,7 @@ reproduce: $(READY)  ## every figure and table (PROFILE=cpu; smoke, gpu, paper)
 
 # What drives Chromium; without it, or without Chromium, the tests in a browser are skipped.
 $(BROWSER): $(READY)
-	@$(BIN)/python -m pip install --quiet -e ".[browser]" && touch $@ || echo "playwright could not be installed; the tests in a browser are skipped"
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -e ".[browser]" && touch $@ || echo "playwright could not be installed; the tests in a browser are skipped"
 
 test: $(READY) $(if $(CHROMIUM),$(BROWSER)) sync notebooks  ## notebooks and library in step, library notebooks, tests (the explorers in Chromium where it is installed), the smoke profile
 	$(BIN)/python -m pytest -q tests
