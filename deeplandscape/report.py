@@ -689,7 +689,7 @@ def plan(
     "Everything a profile runs, checked: unknown notebooks, parameters and settings raise `InputError`."
     name, content = read_profile(profile)
     settings = {"figures": f"runs/{name}/figures", "trains": False, "jobs": 1, "threads": 1, "about": "",
-                "evidence": True}
+                "evidence": True, "without": ()}
     unknown = set(content.get("settings") or {}) - set(settings)
     if unknown:
         listed = ", ".join(sorted(unknown))
@@ -699,7 +699,11 @@ def plan(
     figures = Path(figures or project_folder() / settings["figures"]).resolve()
     common = {"profile": name, **(content.get("common") or {}), "output": str(figures),
               "weights_out": str(runs / "weights")}
-    return Plan(name, merge_parameters(name, content, common), figures, runs,
+    parameters = merge_parameters(name, content, common)
+    for notebook in settings["without"]:
+        if parameters.pop(notebook, None) is None:
+            raise InputError(f"profile {name} leaves out {notebook!r}, but there is no such notebook in nbs/repro")
+    return Plan(name, parameters, figures, runs,
                 runs / "weights" if settings["trains"] else None, settings["jobs"], settings["threads"])
 
 # %% ../nbs/20_report.ipynb #3e30fdc7
