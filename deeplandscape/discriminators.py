@@ -92,7 +92,7 @@ class Discriminator(nn.Module):
         x = self.enter(images, level)
         for i in range(level, 0, -1):
             x = self.blocks[i - 1](x)
-            if i == level and alpha < 1:
+            if i == level and (isinstance(alpha, torch.Tensor) or alpha < 1):
                 smaller = F.avg_pool2d(images.flatten(0, 1), 2).unflatten(0, images.shape[:2])
                 x = torch.lerp(self.enter(smaller, level - 1), x, alpha)
         return self.score(x)

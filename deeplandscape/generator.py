@@ -27,6 +27,7 @@ class GeneratorConfig:
     channels: tuple[int, ...] = (512, 512, 512, 512, 256, 128, 64, 32, 16)   # of level 0, 1, ...
     mapping_layers: int = 8    # depth of M
     static_maps: bool = True   # False: one set of maps, all of it dynamic (an ablation: StyleGAN's own noise)
+    dynamic_gate: bool = False # True: G decides from its features where the dynamic map acts (beyond the paper)
 
     def __post_init__(self):
         object.__setattr__(self, "channels", tuple(self.channels))       # JSON brings lists
@@ -95,9 +96,12 @@ class Block(nn.Module):
         noises = lambda: nn.ModuleList([NoiseInput(channels), NoiseInput(channels)])
         self.noise_st = noises() if config.static_maps else None
         self.noise_dyn = noises()
+        self.gate = nn.ModuleList(EqualConv2d(channels, 1, kernel=1) for _ in range(2)) if config.dynamic_gate else None
+        for gate in self.gate or (): nn.init.zeros_(gate.weight)
         self.adain = nn.ModuleList([AdaIN(channels, config.w_dim), AdaIN(channels, config.w_dim)])
 
     def add_maps_and_style(self, x, half, w, S_st, S_dyn):
+        if self.gate is not None: S_dyn = S_dyn * 2 * torch.sigmoid(self.gate[half](x))
         if self.noise_st is not None: x = self.noise_st[half](x, S_st)
         return self.adain[half](F.leaky_relu(self.noise_dyn[half](x, S_dyn), 0.2), w)
 
@@ -133,7 +137,7 @@ class Generator(nn.Module):
                   S_st: list[Tensor],           # static maps, per level (B, 1, s, s)
                   S_dyn: list[Tensor],          # dynamic maps, the same
                   level: int | None = None,     # top level in use; None: all
-                  alpha: float = 1.0) -> Tensor:    # weight of the top level, for fading it in
+                  alpha: float | Tensor = 1.0) -> Tensor:    # weight of the top level, for fading it in
         "G(W, S): the image at the resolution of `level`."
         level = self.config.levels - 1 if level is None else level
         w = w[:, None].expand(-1, 2 * level + 2, -1) if w.dim() == 2 else w
@@ -141,7 +145,7 @@ class Generator(nn.Module):
         for i in range(level + 1):
             below, x = x, self.blocks[i](x, w[:, 2 * i], w[:, 2 * i + 1], S_st[i], S_dyn[i])
         image = self.to_rgb[level](x)
-        if level == 0 or alpha >= 1: return image
+        if level == 0 or not isinstance(alpha, Tensor) and alpha >= 1: return image     # a tensor is not looked at: its value may change in a replay
         return torch.lerp(F.interpolate(self.to_rgb[level - 1](below), scale_factor=2), image, alpha)
 
     def forward(self, latents, level=None, alpha=1.0, z_mix=None, crossover=0):

@@ -55,7 +55,7 @@ def step_cost(
     "Counted operations and kept activations of one training step."
     size, b = config.generator.size(level), 2
     with torch.device("meta"):
-        G, D = Generator(config.generator), Discriminator(config.generator, frames)
+        G, D = Generator(config.generator), Discriminator(config.judges, frames)
         noise = lambda *shape: torch.empty(b * frames, *shape)
         maps = [noise(1, config.generator.size(i), config.generator.size(i)) for i in range(level + 1)]
         latents = Latents(noise(config.generator.z_st_dim), noise(config.generator.z_dyn_dim), maps, maps)
@@ -76,8 +76,8 @@ def step_cost(
 # %% ../nbs/06b_plan.ipynb #8b916a8e
 class Noise:
     "Random pictures in place of real ones."
-    def real(self, frames, resolution, batch, generator): return torch.randn(batch, frames, 3, resolution, resolution, generator=generator)
-    def crops(self, resolution, batch, generator): return self.real(2, resolution, batch, generator)
+    def real(self, frames, resolution, seeds): return torch.randn(len(seeds), frames, 3, resolution, resolution)
+    def crops(self, resolution, seeds): return self.real(2, resolution, seeds)
 
 def measured_seconds(
     nets: Networks,

@@ -33,6 +33,9 @@ class TrainConfig:
     pairs: tuple[float, float] = (0.5, 0.1)    # proportion of pairwise steps at the start and the end of a transition
     crops: float = 0.5                     # probability that a pairwise D step gets crop pairs as its fakes
     average_starts: str = "live"           # running average of a new level starts from "live" or "initial" weights
+    discriminator_channels: tuple = ()     # of level 0, 1, ...; none: those of G, as in the paper
+    judges_first: int = 0                  # images at the start in which only the discriminators learn, for a G that is trained already
+    shared: tuple[float, float] = (0.0, 0.0)   # how often both frames of a fake pair have one z_dyn, one S_dyn (the paper: never)
 
     def __post_init__(self):
         tupled = lambda v: tuple(tupled(x) for x in v) if isinstance(v, (list, tuple)) else v
@@ -43,6 +46,10 @@ class TrainConfig:
         if self.average_starts not in ("live", "initial"):
             raise InputError(f"average_starts is 'live' or 'initial', not {self.average_starts!r}.")
         if self.r1_every < 1: raise InputError(f"r1_every is at least 1, not {self.r1_every}.")
+    @property
+    def judges(self):
+        "The sizes of the two discriminators."
+        return replace(self.generator, channels=self.discriminator_channels or self.generator.channels)
 
 # %% ../nbs/05b_schedule.ipynb #bd8dbbe1
 def at(
