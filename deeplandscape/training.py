@@ -23,7 +23,7 @@ from .core import InputError, atomic, item_generator, load_tensors, pick_device,
 from .data import Store, crop_pair_batch, pair_batch, still_batch
 from .discriminators import Discriminator
 from .generator import Generator, GeneratorConfig, Latents, save_generator
-from .schedule import (ABLATIONS, GPU, PROFILES, SMALL, Stage, TrainConfig, ablation, at, entries, phases, stage,
+from .schedule import (ABLATIONS, BEYOND, GATED, GPU, PROFILES, SMALL, TUNED, Stage, TrainConfig, ablation, at, entries, phases, stage,
                                     total_images)
 from .watching import Monitor, in_notebook, latent_effects, read_log
 
