@@ -67,8 +67,7 @@ def test_opens_with_title_and_purpose(notebook):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_profiles_name_known_parameters_only(profile):
     ready = plan(profile)
-    left_out = {"a2_ablations"} if profile == "cpu" else set()
-    assert set(ready.parameters) == {p.stem for p in NOTEBOOKS} - left_out
+    assert set(ready.parameters) == {p.stem for p in NOTEBOOKS}
     assert all(values["profile"] == profile for values in ready.parameters.values())
 
 
