@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LATENTS', 'region_change', 'real_changes', 'latent_effects', 'dynamics_table', 'drift', 'warp_test', 'preview',
-           'preview_video', 'read_log', 'rewind_log', 'diagnose', 'course_figure', 'LiveView', 'in_notebook',
-           'event_writer', 'Monitor', 'write_report']
+           'preview_video', 'dynamics_grid', 'walk', 'nearest', 'read_log', 'rewind_log', 'diagnose', 'course_figure',
+           'LiveView', 'in_notebook', 'event_writer', 'Monitor', 'write_report']
 
 # %% ../nbs/05c_watching.ipynb #b3b9c89c
 import importlib.util, json, math, sys, time
@@ -152,6 +152,48 @@ def preview_video(
         z_dyn = math.cos(t * math.pi / 2) * a.z_dyn + math.sin(t * math.pi / 2) * b.z_dyn
         images = G(a.replace(z_dyn=z_dyn, S_dyn=drift(a.S_dyn, t / 2)), level, alpha)
         yield image_grid(images.clamp(-1, 1).cpu(), columns=n)
+
+# %% ../nbs/05c_watching.ipynb #8c531deb
+@torch.no_grad()
+def dynamics_grid(
+    G: Generator,
+    seed: int = 0,      # of the scene
+    lights: int = 4,    # rows: draws of z_dyn
+    clouds: int = 8,    # columns: draws of S_dyn
+) -> Tensor:            # (lights * clouds, 3, R, R) on the CPU, row by row
+    "One scene under every pair of z_dyn and S_dyn."
+    device, count = next(G.parameters()).device, lights * clouds
+    draw = lambda seeds: Latents.sample(G.config, seeds, device=device)
+    place, light = draw([seed] * count), draw([10_000 + seed + k // clouds for k in range(count)])
+    maps = draw([20_000 + seed + k % clouds for k in range(count)])
+    return G(place.replace(z_dyn=light.z_dyn, S_dyn=maps.S_dyn)).clamp(-1, 1).cpu()
+
+@torch.no_grad()
+def walk(
+    G: Generator,
+    frames: int = 48,
+    n: int = 8,         # walks side by side
+    seed: int = 0,
+):                      # yields (3, H, W)
+    "Frames on the great circle from one draw of all latents to another."
+    device = next(G.parameters()).device
+    a, b = (Latents.sample(G.config, range(s, s + n), device=device) for s in (seed, seed + n))
+    for t in torch.linspace(0, math.pi / 2, frames).tolist():
+        between = lambda x, y: math.cos(t) * x + math.sin(t) * y
+        maps = {k: [between(x, y) for x, y in zip(getattr(a, k), getattr(b, k))] for k in ("S_st", "S_dyn")}
+        yield image_grid(G(Latents(between(a.z_st, b.z_st), between(a.z_dyn, b.z_dyn), **maps)).clamp(-1, 1).cpu(), columns=n)
+
+# %% ../nbs/05c_watching.ipynb #cb4192b4
+def nearest(
+    images: Tensor,        # (B, 3, H, W) in [-1, 1]
+    references: Tensor,    # (N, 3, H', W')
+    size: int = 16,        # px at which they are compared
+) -> tuple[Tensor, Tensor]:   # distances on [0, 1] and indices, each (B,)
+    "The nearest reference to each image."
+    small = lambda x: F.interpolate(x.float(), (size, size), mode="area").flatten(1)
+    distances = torch.cdist(small(images), small(references), p=1) / (2 * 3 * size**2)
+    found = distances.min(dim=1)
+    return found.values, found.indices
 
 # %% ../nbs/05c_watching.ipynb #17c4834f
 def read_log(
