@@ -75,12 +75,14 @@ def settings_beside_paper(facts: dict) -> list:
             if name in paper and name not in SHOWN and text(value) != text(paper[name])]
 
 # %% ../nbs/20c_page.ipynb #a2545218
-def cell_of(line: pd.DataFrame) -> dict | None:
-    "The paper's number, ours and their difference; None for an empty cell."
+def cell_of(line: pd.DataFrame, awaited: bool = True) -> dict | None:
+    "The paper's number, ours with its interval, and their difference; None for an empty cell."
     if line.empty: return None
     paper, ours = (None if pd.isna(line[side].iloc[0]) else line[side].iloc[0] for side in ("paper", "ours"))
     both = paper is not None and ours is not None and not isinstance(paper, str)
-    return {"paper": paper, "ours": ours, "difference": ours - paper if both else None}
+    ends = tuple(line[side].iloc[0] for side in ("low", "high") if side in line and not pd.isna(line[side].iloc[0]))
+    return {"paper": paper, "ours": ours, "difference": ours - paper if both else None, "interval": ends if len(ends) == 2 else None,
+            "awaited": awaited and ours is None}
 
 
 def table_of(name: str, folder: Path) -> dict | None:
@@ -89,14 +91,16 @@ def table_of(name: str, folder: Path) -> dict | None:
         table = beside(name, source_of(name), folder)
     except InputError: return None
     arrow = {"lower": " ↓", "higher": " ↑"}
-    common = table.condition.iloc[0] if table.condition.nunique() == 1 else ""
+    printed = table[table.paper.notna()].condition
+    common, own = printed.iloc[0] if printed.nunique() == 1 else "", set(table[table.ours.notna()].method)
     column = [", ".join(filter(None, [c if c != common else "", m])) + arrow.get(b, "")
               for c, m, b in zip(table.condition, table.metric, table.better)]
     table = table.assign(column=column)
     across, down = "column", "method"
     if table.column.nunique() > table.method.nunique(): across, down = down, across
     columns, rows = (list(dict.fromkeys(table[axis])) for axis in (across, down))
-    lines = [(row, [cell_of(table[(table[down] == row) & (table[across] == column)]) for column in columns]) for row in rows]
+    part = lambda row, column: table[(table[down] == row) & (table[across] == column)]
+    lines = [(row, [cell_of(part(row, column), bool(own & set(part(row, column).method))) for column in columns]) for row in rows]
     return {"columns": columns, "rows": lines, "condition": common, "corner": down.replace("column", "metric"), "any_ours": bool(table.ours.notna().any()),
             "words": not pd.api.types.is_numeric_dtype(table.paper), "printed": int(table.paper.notna().sum()),
             "beside": int((table.paper.notna() & table.ours.notna()).sum())}
@@ -190,6 +194,42 @@ def write_page(
         Path(temporary).write_text(text.strip() + "\n", encoding="utf-8")
     return folder / "index.html"
 
+# %% ../nbs/20c_page.ipynb #d4e2a1b1
+def numbers_in_markdown(name: str, pages: list) -> list:
+    "Lines of a table of the paper with ours of each folder behind its numbers; none where the paper prints no numbers."
+    try: tables = [beside(name, source_of(name), place) for place in pages]
+    except InputError: return []
+    if not tables or not all(pd.api.types.is_numeric_dtype(t.paper) for t in tables): return []
+    shared = set(tables[0][tables[0].paper.notna()].condition)                      # said once, not in every heading
+    label = lambda condition, metric: ", ".join(filter(None, (condition if shared != {condition} else "", metric)))
+    cells = [t.assign(column=list(map(label, t.condition, t.metric))).set_index(["method", "column"]) for t in tables]
+    keys = list(dict.fromkeys(key for t in cells for key in t.index))
+    rows, columns = (list(dict.fromkeys(key[i] for key in keys)) for i in (0, 1))
+    across, down = (columns, rows) if len(columns) <= len(rows) else (rows, columns)
+
+    def cell(a, b):
+        found = [t.loc[key] for t in cells if (key := (a, b) if down is rows else (b, a)) in t.index]
+        values = [f.paper for f in found[:1]] + [f.ours for f in found]
+        return " / ".join("–" if pd.isna(v) else printed_number(float(v)) for v in values)
+    lines = [f"| | {' | '.join(across)} |", f"| --- |{' --- |' * len(across)}"]
+    said = [f"{min(shared)}:", ""] if len(shared) == 1 and min(shared) else []
+    return [*said, *lines, *(f"| {a} | {' | '.join(cell(a, b) for b in across)} |" for a in down), ""]
+
+# %% ../nbs/20c_page.ipynb #d4e2a1b3
+def figure_lines(pages: list) -> list:
+    "Every figure and table of the paper: what differs, minutes, links, and its numbers with ours behind them."
+    contents = yaml.safe_load((project_folder() / "figures" / "published" / "contents.yaml").read_text(encoding="utf-8"))
+    lines = ["In a cell: the paper's number / " + " / ".join(f"ours ({place.name})" for place in pages) + ".", ""]
+    for item in contents:
+        name, found = item["name"], []
+        for place in pages:
+            results = [r for n in dict.fromkeys((name, source_of(name))) if (r := result_of(place, n))]
+            minutes = f"{sum(r['seconds'] for r in results) / 60:.1f} min" if results else "no result"
+            found.append(f"[{place.name}]({place.name}/index.html#{name}): {minutes}")
+        lines += [f"### {item['label']}, page {item['page']}: {item['title']}", "", f"{item['paper']} **What differs:** {item['differs']}", "",
+                  " · ".join(found), "", *numbers_in_markdown(name, pages)]
+    return lines
+
 # %% ../nbs/20c_page.ipynb #e70bad2f
 def write_index(
     folder: str | Path,          # the folder of folders of results
@@ -203,8 +243,9 @@ def write_index(
         count = sum(is_current(path) for path in place.glob("*.json"))
         lines.append(f"- {place.name}: {count} results as [a page]({place.name}/index.html) (open it from a clone) and as "
                      f"[a list]({place.name}/README.md)")
+    lines += ["", "## In the paper's order", "", *figure_lines(pages)]
     columns = {place.name: verdicts(place, place.name) for place in pages}
-    lines += ["", "## Claims of the paper", "", "Verdicts are computed from the result files by the rules in "
+    lines += ["## Claims of the paper", "", "Verdicts are computed from the result files by the rules in "
               "[claims.yaml](published/claims.yaml).", "", "| section | claim | " + " | ".join(columns) + " |",
               "| --- | --- |" + " --- |" * len(columns)]
     for row in zip(*columns.values()):

@@ -54,6 +54,11 @@ def folder(tmp_path_factory):
     frames = torch.stack([wide[..., i * 9:i * 9 + 64] for i in range(12)])
     save_result("fig01_videos", "cpu", wide, values={"videos": 4}, frames=frames, output=folder, seed=0)
     save_result("sec71_zdyn", "cpu", wide, values={"a name & <odd>": 0.8375}, output=folder)
+    names = [f"a distance by some network {i}" for i in range(4)]
+    many = [{"method": method, "condition": "I_n against Î_n, mean over time", "metric": metric, "value": 0.0012345, "low": 0.0011111, "high": 0.0022222}
+            for method in ("Ours (EOIF)", "Ours (EOIF), finished", "control: still photo") for metric in ("SSIM", *names)]
+    save_result("a8_baselines", "cpu", table=pd.DataFrame(many), output=folder)
+    save_result("fig07_animation", "cpu", wide, output=folder, inputs=(folder / "a8_baselines.csv",), parameters={"source": "a8_baselines"})
     write_report(folder)
     return folder
 
@@ -86,6 +91,15 @@ def test_numbers_beside_the_papers(folder):
     text = (folder / "index.html").read_text(encoding="utf-8")
     assert text.count("0.4711") >= 2 and "−0.479" in text                     # ours, and what it lacks of the paper's 0.95
     assert "a name &amp; &lt;odd&gt;" in text and "0.8375" in text
+
+
+def test_intervals_controls_and_systems_as_published(folder):
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    article = text[text.index('<article id="fig07_animation"'):]
+    article = article[:article.index("</article>")]
+    rows = {row.split("</th>")[0].split(">")[-1]: row for row in article.split('<th scope="row">')[1:]}
+    assert "[0.001111, 0.002222]" in rows["control: still photo"] and "0.001234" in rows["Ours (EOIF)"]
+    assert "210" in rows["SG"] and "not measured yet" not in rows["SG"] and "not measured yet" in rows["Ours (EOIF)"]
 
 
 def test_a_changed_number_changes_the_page(copy):
@@ -134,7 +148,7 @@ def browser():
         chromium.close()
 
 
-@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("width", [390, 820, 1200])
 def test_in_a_browser(browser, folder, tmp_path, width):
     page, said = browser.new_page(viewport=dict(width=width, height=900)), []
     page.set_default_timeout(240_000)
@@ -157,4 +171,6 @@ def test_in_a_browser(browser, folder, tmp_path, width):
     if width == 1200:
         page.emulate_media(media="print")
         assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+        page.set_viewport_size(dict(width=673, height=900))                                # A4 without its margins
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.close()

@@ -1,9 +1,8 @@
 """The published test clips: exact frames, every kind of loss reported, nothing fetched twice; videos come from files the test makes."""
 import errno
 import json
-import os
 import shutil
-import subprocess
+import socket
 import sys
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from deeplandscape import core, published_clips
+from deeplandscape.cli import main
 from deeplandscape.core import InputError
 from deeplandscape.published_clips import Clip, cut_clip, fetch_clips, read_clip_list
 
@@ -104,13 +104,15 @@ def test_the_command(far, tmp_path, monkeypatch):
     assert "1 of 2" in done.output and "sky_gone_0" in done.output and (tmp_path / "test-clips" / "sky_long_0.mp4").exists()
 
 
-def test_offline_and_without_the_extra_it_says_so(tmp_path):
+def test_offline_and_without_the_extra_it_says_so(tmp_path, monkeypatch, capsys):
+    def no(*given, **named): raise OSError("no network")
     (tmp_path / "list.json").write_text(json.dumps({"sky": {link("long"): [0]}}))
-    program = ("import sys, socket; sys.modules['yt_dlp'] = None\n"
-               "def no(*a, **k): raise OSError('no network')\n"
-               "socket.create_connection = socket.getaddrinfo = no\n"
-               "from deeplandscape.cli import main; main()")
+    monkeypatch.chdir(tmp_path)
+    spec = published_clips.importlib.util.find_spec
+    monkeypatch.setattr(published_clips.importlib.util, "find_spec", lambda name, *more: None if name == "yt_dlp" else spec(name, *more))
+    for name in ("create_connection", "getaddrinfo"): monkeypatch.setattr(socket, name, no)
     for more, words in (([], "could not be fetched"), (["--list", "list.json"], "pip install"), (["--list", "no.json"], "no list")):
-        done = subprocess.run([sys.executable, "-c", program, "prepare", "test-clips", *more], cwd=tmp_path, capture_output=True, text=True,
-                              env=dict(os.environ, PYTHONPATH=str(core.Path(core.__file__).parents[1])))
-        assert done.returncode == 2 and words in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+        monkeypatch.setattr(sys, "argv", ["deeplandscape", "prepare", "test-clips", *more])
+        with pytest.raises(SystemExit) as stopped: main()
+        said = capsys.readouterr().err.strip()
+        assert stopped.value.code == 2 and words in said and len(said.splitlines()) == 1, said

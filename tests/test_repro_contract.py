@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from papermill import inspect_notebook
 
 from deeplandscape import report
 from deeplandscape.claims import source_of
@@ -19,7 +20,7 @@ NOTEBOOKS = sorted(REPRO.glob("*.ipynb"))
 PROFILES = sorted(p.stem for p in (REPRO / "profiles").glob("*.yaml"))
 OF_THE_PAPER = """fig01_videos fig02_architecture fig03_variants fig04_animations fig05_superres fig06_ablation fig07_animation fig08_user_study
                   fig09_ssim fig10_user_study_b tab01_balance tab02_inversion tab03_al_finetuned sec71_zdyn""".split()
-ARTEFACTS = "a0_perception a1_train a3_encoder a5_invert a6_animate".split()
+ARTEFACTS = "a0_perception a1_train a3_encoder a5_invert a6_animate a8_baselines".split()
 PRINTED = "fig03_variants fig06_ablation fig07_animation fig08_user_study fig10_user_study_b tab01_balance tab02_inversion tab03_al_finetuned".split()
 
 
@@ -40,7 +41,8 @@ def test_one_parameters_cell_and_papermill_reads_all_of_it(notebook):
     assert len(tagged) == 1
     body = ast.parse("".join(tagged[0]["source"])).body
     assert all(isinstance(node, ast.AnnAssign) for node in body), "annotated literals only"
-    assert [node.target.id for node in body] == list(parameters_of(notebook)), "papermill misses a line (an equals sign in a comment?)"
+    assert [node.target.id for node in body] == list(inspect_notebook(str(notebook))), "papermill misses a line (an equals sign in a comment?)"
+    assert {k: (v["default"], v["help"]) for k, v in inspect_notebook(str(notebook)).items()} == {k: tuple(v.values()) for k, v in parameters_of(notebook).items()}
     for node in body: ast.literal_eval(node.value)
     assert all("#" in line for line in "".join(tagged[0]["source"]).splitlines() if ":" in line.split("#")[0]), "each with a comment"
 
