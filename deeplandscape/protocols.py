@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'DEPARTURES', 'PICTURES', 'VIDEOS', 'Preset', 'preset_of', 'static_mask', 'compare_pictures', 'shifts',
-           'entries', 'read_pictures', 'read_clips', 'evaluate_pictures', 'evaluate_videos', 'report_lines',
-           'write_measurements']
+           'entries', 'read_pictures', 'read_clips', 'evaluate_pictures', 'compare_clips', 'evaluate_videos',
+           'report_lines', 'write_measurements']
 
 # %% ../nbs/14c_protocols.ipynb #1f8beecc
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from .core import InputError, atomic, progress, read_photo, read_video
+from .core import InputError, atomic, find_weights, progress, read_photo, read_video
 from .extractors import Extractor, as_pictures, extractor, resized
 from .metrics import (
     compare_sets, compare_videos, consistency_curve, lpips_distance, masked_ssim, measure, measure_motion,
@@ -206,6 +206,21 @@ def evaluate_pictures(
         found += [compare_pictures(*sets, None, m, p, "-1..1", seed, device) for m in metrics]
     return found
 
+# %% ../nbs/14c_protocols.ipynb #e5f0a1b2
+def compare_clips(
+    real,                     # n tensors (T, 3, H, W) in [-1, 1]
+    generated,                # n tensors (T, 3, H, W), what was made of them
+    masks,                    # n tensors (1, 1, H, W), one where nothing should move
+    metric: str = "ssim",     # see `compare_pictures`
+    preset="clean",           # a name, or a Preset
+    seed: int = 0,            # of the bootstrap
+    device="cpu",             # where LPIPS computes
+):                            # Measurement
+    "How alike the static parts of pairs of clips are, mean over time."
+    found = [compare_pictures(x, y, m, metric, preset, "-1..1", seed, device) for x, y, m in zip(real, generated, masks, strict=True)]
+    known = {k: v for k, v in found[0].protocol.items() if k not in ("metric", "items", "left_out", "seed", "mask_area", "reason")}
+    return measure([m.value for m in found], f"static {found[0].protocol['metric']}, frame by frame", seed, **known, frames=len(real[0]))
+
 # %% ../nbs/14c_protocols.ipynb #c8b5a3f1
 def evaluate_videos(
     generated,                # paths of videos or folders of frames
@@ -218,7 +233,7 @@ def evaluate_videos(
     seed: int = 0,            # of the bootstrap
     device="cpu",             # where it computes
 ) -> list:                    # of Measurement
-    "Frechet video distance; and for either set, motion of the moving region and consistency of the static one."
+    "Frechet video distance; for either set, motion and static consistency; for pairs of one name, how alike they are."
     p, needed, found = preset_of(preset), (frames - 1) * stride + 1, []
     sets = [read_clips(paths, size, needed) for paths in (real, generated)]
     known = dict(preset=p.name, read=f"centre square, bilinear-antialias to {size} px",
@@ -230,6 +245,11 @@ def evaluate_videos(
         last = consistency_curve(clips, masks, mode=p.mask, every=frames - 1, seed=seed)[-1]
         named = lambda m: replace(m, protocol=m.protocol | known | dict(stride=stride, metric=f"{name}: {m.protocol['metric']}"))
         found += [named(m) for m in (*motion.values(), last)]
+        still = masks if name == "real" else still
+    if [Path(f).stem for f in generated] == [Path(f).stem for f in real]:
+        pairs = [[c[:needed:stride] for c in clips] for clips in sets]
+        near = "lpips" if by == "i3d" and all(find_weights(n) for n in ("lpips", "vgg16")) else "perceptual"
+        found += [compare_clips(*pairs, still, metric, p, seed, device) for metric in ("ssim", near)]
     return found
 
 # %% ../nbs/14c_protocols.ipynb #1aa8c374
