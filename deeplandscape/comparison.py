@@ -199,7 +199,7 @@ class Judges:
     perceptual: Extractor     # LPIPS, or embedded
     features: Extractor       # of single frames
     video: Extractor          # of clips
-    flow: str                 # "dis" or "raft"
+    flow: str | Extractor     # "dis", or RAFT
 
     def distance(self, x, y, mask, mode="area", fed="-1..1"):
         "Perceptual distances of pairs (B, 3, H, W), (B,)."
@@ -227,7 +227,8 @@ def pick_judges(
         here = all(find_weights(name) for name in files or (published,))
         return published if networks == "standard" or (networks == "auto" and here) else own
     names = pick("embedded", "lpips", "lpips", "vgg16"), pick("embedded", "inception"), pick("embedded-video", "i3d")
-    return Judges(*(extractor(name, str(device)) for name in names), pick("dis", "raft"))
+    flow = pick("dis", "raft")
+    return Judges(*(extractor(name, str(device)) for name in names), flow if flow == "dis" else extractor(flow, str(device)))
 
 # %% ../nbs/14e_comparison.ipynb #1c686f10
 def measure_take(
@@ -344,7 +345,7 @@ def against_real(
     resamples: int = 30,    # of the distances between sets
 ) -> list:                  # of (system, condition, Measurement)
     "The right of Figure 7, what the clean way says, and how much moves."
-    names, found, p = judges.names, [], preset_of(preset)
+    names, found, p, flow = judges.names, [], preset_of(preset), getattr(judges.flow, "name", judges.flow)
     real, clips = (gathered(rows, "real clips", what)[:, 0] for what in ("features", "video"))
     for system in (s for s in rows[0] if s != "ours"):
         of = lambda what: gathered(rows, system, what)
@@ -356,9 +357,9 @@ def against_real(
                 mean("ssim", "SSIM", preset=p.name, mask=p.mask, border=p.border),
                 set_distance(real, of("features"), names["FID"], resamples, seed, preset=p.name, **judges.features.protocol),
                 mean("near_ssim", "SSIM of the static part", mask="area", border="partial"))]
-        found.append((system, "", mean("motion", "motion, half-widths a frame x 10^-3", flow=judges.flow)))
+        found.append((system, "", mean("motion", "motion, half-widths a frame x 10^-3", flow=flow)))
         found[-1] = found[-1][:2] + (_times(found[-1][2], 1000),)
-        if system != "real clips": found.append((system, "", mean("wind", "wind, end-point error as share", flow=judges.flow)))
+        if system != "real clips": found.append((system, "", mean("wind", "wind, end-point error as share", flow=flow)))
     return found
 
 

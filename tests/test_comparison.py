@@ -103,12 +103,14 @@ def test_published_networks_get_their_names_and_quirks(clips, fake):
     flat = lambda clip: clip.double().mean((2, 3, 4)) if clip.ndim == 5 else clip.double().mean((2, 3))
     named = lambda name, compute: Extractor(name, compute, "none", "-1..1", "a" * 64, True)
     i3d = lambda batch: flat(batch).mean(1, keepdim=True)
-    judges = Judges(named("lpips", Net()), named("inception", flat), named("i3d", i3d), "dis")
+    raft = Extractor("raft", lambda a, b: torch.zeros(len(a), 2, *a.shape[-2:]), "none", "-1..1", "a" * 64, True)
+    judges = Judges(named("lpips", Net()), named("inception", flat), named("i3d", i3d), raft)
     assert judges.names == {"LPIPS": "LPIPS", "FID": "FID", "FVD": "FVD"}
     many = [RealClip(c.name, c.kind, c.frames.repeat(4, 1, 1, 1), c.masks, True) for c in clips]
     rows = measure_clips(many, EVERY, judges)
     assert min(seen) < -0.5 and any(v >= 0 for v in seen)
     found = {m.protocol["metric"]: m.protocol for _, _, m in against_real(rows, judges, resamples=0)}
+    assert found["motion, half-widths a frame x 10^-3"]["flow"] == "raft"
     assert found["LPIPS"]["paper_comparable"] and found["LPIPS"]["preset"] == "released" and {"FID", "FVD", "SSIM"} <= set(found)
 
 

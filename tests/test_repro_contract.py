@@ -20,7 +20,7 @@ NOTEBOOKS = sorted(REPRO.glob("*.ipynb"))
 PROFILES = sorted(p.stem for p in (REPRO / "profiles").glob("*.yaml"))
 OF_THE_PAPER = """fig01_videos fig02_architecture fig03_variants fig04_animations fig05_superres fig06_ablation fig07_animation fig08_user_study
                   fig09_ssim fig10_user_study_b tab01_balance tab02_inversion tab03_al_finetuned sec71_zdyn""".split()
-ARTEFACTS = "a0_perception a1_train a3_encoder a5_invert a6_animate a8_baselines".split()
+ARTEFACTS = "a0_perception a1_train a3_encoder a5_invert a6_animate a8_baselines a9_truth".split()
 PRINTED = "fig03_variants fig06_ablation fig07_animation fig08_user_study fig10_user_study_b tab01_balance tab02_inversion tab03_al_finetuned".split()
 
 
