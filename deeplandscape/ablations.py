@@ -596,8 +596,8 @@ def beside_paper(
     methods = list(dict.fromkeys(paper.method))
     beyond = [] if "decay" in methods else [m for m in dict.fromkeys(ours.method) if m.startswith("beyond")]
     printed = [(r.method, r.condition, r.metric, r.better, r.value) for r in paper.itertuples()]
-    better = {r.metric: r.better for r in paper.itertuples()}
-    printed += [(m, "", metric, better[metric], np.nan) for metric in ("FID", "SSIM", "LPIPS") for m in beyond]
+    better = {r.metric: r.better for r in paper.itertuples() if r.metric in ("FID", "SSIM", "LPIPS")}
+    printed += [(m, "", metric, arrow, np.nan) for metric, arrow in better.items() for m in beyond]
     for method, condition, metric, better, value in printed + [(m, "", n, "", np.nan) for n in ONLY_OURS for m in methods + beyond]:
         name = metric if (method, metric) in known else STAND_INS.get(metric, metric)
         found = known.get((method, name), {}) if not condition else {}

@@ -214,8 +214,9 @@ def fits(
 ) -> bool:
     "Whether the largest level of all stores takes less than a third of a GPU's free memory."
     if torch.device(device).type != "cuda": return False
-    top, stores = max(resolutions), {id(store): store for store, _ in [*stills, *clips]}.values()
-    return 3 * sum(table.data[top].nbytes for store in stores for table in store.tables.values() if table.data.get(top) is not None) < torch.cuda.mem_get_info(device)[0]
+    tables = [table for store in {id(store): store for store, _ in [*stills, *clips]}.values() for table in store.tables.values()]
+    levels = [table.data.get(max(resolutions)) for table in tables]
+    return 3 * sum(level.nbytes for level in levels if level is not None) < torch.cuda.mem_get_info(device)[0]
 
 def on_device(
     stills: list,            # [(Store, weight), ...]

@@ -7,7 +7,7 @@ __all__ = ['PRECISIONS', 'r1_penalty', 'item_seeds', 'item_numbers', 'draw_laten
            'Graphs', 'Networks', 'update', 'draw_fakes', 'make_fakes', 'update_discriminator', 'discriminator_step',
            'update_generator', 'generator_step', 'average_weights', 'enter_level', 'train_step', 'begin_from', 'pack',
            'unpack', 'changed_settings', 'save_checkpoint', 'load_checkpoint', 'save_average', 'Stop', 'Course',
-           'train', 'describe']
+           'begin', 'aside', 'train', 'describe']
 
 # %% ../nbs/06_training.ipynb #07defc98
 import contextlib, copy, gc, json, math, os, signal, sys, threading
@@ -503,6 +503,30 @@ class Course:
                 if self.seen >= self.end: raise
                 print(f"{self.seen:,} images: {error} Training goes on and tries again later.", file=sys.stderr, flush=True)
 
+# %% ../nbs/06_training.ipynb #1bac7d36
+def begin(
+    config: TrainConfig,
+    fabric: Fabric,
+    out: Path,                 # folder with the checkpoint
+    resume: bool,              # use it
+    graphs: bool | None,       # None: on a single GPU
+    start: Generator | None,   # trained weights, where nothing is resumed
+) -> tuple:                    # networks, counters ({}: from the beginning)
+    "The networks of a training: from its checkpoint, from a trained G, or from nothing."
+    nets = Networks(config, fabric, fabric.device.type == "cuda" and fabric.world_size == 1 if graphs is None else graphs)
+    state = load_checkpoint(out / "checkpoint.safetensors", nets) if resume else {}
+    if start is not None and not state: begin_from(nets, start)
+    seen = torch.tensor(state.get("seen", 0), dtype=torch.float64, device=fabric.device)
+    if fabric.world_size > 1 and fabric.all_reduce(seen, reduce_op="mean").item() != seen.item():
+        raise InputError(f"The processes found different checkpoints in {out}; it must be one folder that all of them see.")
+    return nets, state
+
+def aside(nets):
+    "Graphs are not recorded on the default stream: another one for the training; nothing without graphs."
+    if not isinstance(nets.run, Graphs): return contextlib.nullcontext()
+    torch.cuda.synchronize()
+    return torch.cuda.stream(torch.cuda.Stream())
+
 # %% ../nbs/06_training.ipynb #e67b5966
 def train(
     config: TrainConfig,
@@ -523,21 +547,14 @@ def train(
     "Train a model, resumably; writes checkpoint, log.jsonl, samples and generator.safetensors into `out`."
     out, fabric = Path(out), fabric or Fabric(devices=1)
     out.mkdir(parents=True, exist_ok=True)
-    graphs = fabric.device.type == "cuda" and fabric.world_size == 1 if graphs is None else graphs
-    nets = Networks(config, fabric, graphs)
-    state = load_checkpoint(out / "checkpoint.safetensors", nets) if resume else {}
-    if start is not None and not state: begin_from(nets, start)
+    nets, state = begin(config, fabric, out, resume, graphs, start)
     seen, step = state.get("seen", 0), state.get("step", 0)
-    if fabric.world_size > 1 and fabric.all_reduce(torch.tensor(seen, dtype=torch.float64, device=fabric.device), reduce_op="mean").item() != seen:
-        raise InputError(f"The processes found different checkpoints in {out}; it must be one folder that all of them see.")
     show = fabric.is_global_zero and (in_notebook() if live is None else live)
     monitor = Monitor(out, segment, seen, step, state.get("sums", {}), show) if fabric.is_global_zero else None
     every = dict(checkpoint=checkpoint_every, sample=sample_every, video=video_every)
     course = Course(nets, out, seen, step, min(total_images(config), until or math.inf), every, monitor, card)
     count = dict(initial=min(seen, course.end), unit="img", **({} if monitor else dict(disable=True)))
-    aside = contextlib.nullcontext()
-    if graphs: torch.cuda.synchronize(); aside = torch.cuda.stream(torch.cuda.Stream())     # graphs are not recorded on the default stream
-    with aside, Stop(fabric) as stop, contextlib.closing(progress(course.end, "training", **count)) as bar:
+    with aside(nets), Stop(fabric) as stop, contextlib.closing(progress(course.end, "training", **count)) as bar:
         while course.seen < course.end:
             before = course.seen
             logs, course.seen = train_step(nets, sources, before, course.step)
