@@ -379,13 +379,15 @@ def save_ablations(
     measured: dict,                  # as from `measure_models`
     protocol: Protocol,
     most_bytes: int = 3_800_000,     # of the tensors
+    rows=None,                       # whose networks are kept; None: of all that were measured
 ) -> dict:                           # what was written
     "Write the measurements of all and the networks: all of them, with fewer bits or of the first seed alone where that is what fits."
     first = {row: min(s for r, s in models if r == row) for row, _ in models}
-    ones = {key: G for key, G in models.items() if first[key[0]] == key[1]}
+    every = {key: G for key, G in models.items() if rows is None or key[0] in rows}
+    ones = {key: G for key, G in every.items() if first[key[0]] == key[1]}
     numbers = {f"measured|{row}|{seed}": torch.from_numpy(np.stack(list(found.values()))).float() for (row, seed), found in measured.items()}
     size = lambda tensors: sum(t.numel() * t.element_size() for t in tensors.values())
-    for kept, bits in ((models, 16), (models, 8), (ones, 16), (ones, 8)):
+    for kept, bits in ((every, 16), (every, 8), (ones, 16), (ones, 8)):
         tensors = numbers | {f"{part}|{row}|{seed}": t for (row, seed), G in kept.items() for part, t in pack_network(G, bits).items()}
         if size(tensors) <= most_bytes: break
     else: raise InputError(f"The networks of one seed take {size(tensors):,} bytes even with 8 bits a weight; allow more than {most_bytes:,}.")
@@ -566,7 +568,7 @@ def result_table(
     judged = [j.rename(columns=dict(metric="papers_metric", measured_as="metric")) for j in judged]     # a stand-in under its own name
     return pd.concat([numbers_table(measured, condition), *judged], ignore_index=True)
 
-
+# %% ../nbs/14f_ablations.ipynb #cf6f9d01
 NUMBERS = ("paper", "value", "low", "high", "trainings", "scenes_low", "scenes_high", "lowest", "highest")
 WORDS = ("method", "condition", "metric", "papers_metric", "over", "of", "against", "verdict", "shown")
 

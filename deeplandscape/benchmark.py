@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['GOALS', 'WIDTHS', 'PlainUp', 'PlainDown', 'PlainAdaIN', 'plain', 'ours', 'interleaved', 'Flops', 'count_flops',
            'large_convolution', 'table_of', 'forward_speed', 'training_step', 'step_speed', 'loader_speed',
-           'image_cost', 'precision_speed', 'verdicts', 'benchmark', 'save_benchmark']
+           'image_cost', 'precision_speed', 'inversion_step', 'inversion_speed', 'verdicts', 'benchmark',
+           'save_benchmark']
 
 # %% ../nbs/14d_benchmark.ipynb #f871e4a6
 import copy
@@ -27,7 +28,9 @@ from .core import InputError, atomic, item_generator, pick_device
 from .data import Store, pair_batch, prepare_store, still_batch
 from .discriminators import Discriminator
 from .generator import Generator, GeneratorConfig, Latents
+from .inversion import Adam, Plateau, Settings, State, Target, descend, variables
 from .layers import AdaIN, DownConv2d, UpConv2d
+from .perception import PerceptualLoss, VGG19Features, perceptual_loss
 from .training import r1_penalty
 
 # %% ../nbs/14d_benchmark.ipynb #6aec57fb
@@ -250,6 +253,58 @@ def precision_speed(
             rows += [dict(pixels=r, job=job, precision=name, images_per_s=batch / t, share=count_flops(jobs[job]) / t / rate) for job, t in seconds.items()]
     return pd.DataFrame(rows)
 
+# %% ../nbs/14d_benchmark.ipynb #915dd26c
+def inversion_step(
+    G: Generator,
+    photo,                           # (B, 3, R, R)
+    perceptual: PerceptualLoss,
+    weights: bool = False,           # gradients for the weights of G as well
+    again: bool = False,             # the photograph's features in every iteration
+):
+    "A function that does one iteration of Algorithm 1 (EOI); returns the state."
+    config, B, settings = G.config, len(photo), Settings()
+    zeros = lambda: [torch.zeros(B, 1, config.size(i), config.size(i), device=photo.device) for i in range(config.levels)]
+    state = State(torch.zeros(B, 2 * config.levels, config.w_dim, device=photo.device), zeros(), zeros())
+    W_init, rule, known, parts = state.W.clone(), Adam(), Target(photo, perceptual), {"W", "S_st", "S_dyn"}
+    plateau = Plateau(B, settings.lr, settings.halve_after, settings.stop_after, photo.device)
+    G = copy.deepcopy(G).requires_grad_(weights)
+    def step():
+        target = Target(photo, perceptual) if again else known
+        if not weights: descend(G, state, W_init, target, parts, rule, plateau, settings); return state
+        named, G_weights = variables(state, parts), [p for part in (G.blocks, G.to_rgb) for p in part.parameters()]
+        for v in named.values(): v.requires_grad_(True)
+        loss = target.loss(G.synthesis(state.W, state.S_st, state.S_dyn), settings.perceptual)
+        total = loss + settings.tie_W * (state.W - W_init).square().flatten(1).mean(dim=1)
+        gradients = torch.autograd.grad(total.sum(), [*named.values(), *G_weights], allow_unused=True)   # lower to_rgb are not used
+        plateau.step(total.detach())
+        for (name, value), g in zip(named.items(), gradients):
+            value.requires_grad_(False)
+            rule.update(name, value, g if name == "W" else g * settings.S_gradient, plateau.lr)
+        return state
+    return step
+
+# %% ../nbs/14d_benchmark.ipynb #21624e12
+def inversion_speed(
+    config: GeneratorConfig = GeneratorConfig(),   # sizes
+    batch: int = 4,                # photographs at once in the last line
+    repeats: int = 3,
+    perceptual=None,               # network of the perceptual loss; None: VGG19's layers with random weights
+    device="cpu",
+) -> pd.DataFrame:
+    "Seconds per photograph and iteration of the inversion, from the released program's loop to ours."
+    perceptual = perceptual or PerceptualLoss(VGG19Features().eval().requires_grad_(False).to(device), "vgg19, random")
+    G, photos = Generator(config).to(device).eval(), torch.rand(batch, 3, config.resolution, config.resolution, device=device) * 2 - 1
+    ways = {"one by one, gradients for G, features again": (photos[:1], True, True), "no gradients for G": (photos[:1], False, True),
+            "features once": (photos[:1], False, False), f"{batch} photographs together": (photos, False, False)}
+    jobs = {name: inversion_step(G, x, perceptual, *slow) for name, (x, *slow) in ways.items()}
+    work = {name: count_flops(job) / len(ways[name][0]) for name, job in jobs.items()}       # warms up, too
+    seconds = interleaved(jobs, repeats, device, warm=0)
+    seconds = {name: t / len(ways[name][0]) for name, t in seconds.items()}
+    first = next(iter(seconds.values()))
+    table = pd.DataFrame({"seconds": seconds, "GFLOP": {k: f / 1e9 for k, f in work.items()}}).assign(times_faster=lambda t: first / t.seconds)
+    table.attrs = dict(pixels=config.resolution, batch=batch, perceptual=perceptual.name)
+    return table
+
 # %% ../nbs/14d_benchmark.ipynb #f7f279ab
 GOALS = {   # comparison: (goal, whether larger is better)
     "forward, plain / ours": (1.5, True),
@@ -257,17 +312,19 @@ GOALS = {   # comparison: (goal, whether larger is better)
     "step with R1, plain / ours": (1.3, True),
     "step, plain with R1 / ours with lazy R1": (2.5, True),
     "loader / step with lazy R1, images per second": (1.0, True),
+    "inversion, released loop / ours": (1.7, True),
 }
 
 def verdicts(
     forward: pd.DataFrame,    # of forward_speed
     steps: pd.DataFrame,      # of step_speed
     loader: pd.DataFrame,     # of loader_speed
+    inversion: pd.DataFrame,  # of inversion_speed
 ) -> pd.DataFrame:
     "What was measured beside the goals."
     measured = [forward.seconds["plain"] / forward.seconds["ours"], forward.times_floor["ours"],
                 steps.seconds["plain, R1"] / steps.seconds["ours, R1"], steps.seconds["plain, R1"] / steps.seconds["ours, lazy R1"],
-                loader.images_per_s.min() / steps.images_per_s["ours, lazy R1"]]
+                loader.images_per_s.min() / steps.images_per_s["ours, lazy R1"], inversion.times_faster.iloc[-1]]
     table = pd.DataFrame(GOALS.values(), index=GOALS.keys(), columns=["goal", "larger"]).assign(measured=measured)
     return table.assign(reached=(table.measured >= table.goal) == table.larger)[["measured", "goal", "reached"]]
 
@@ -283,6 +340,7 @@ def benchmark(
     lazy: int = 8,                # one R1 penalty in so many steps
     device="auto",
     say=print,                    # shows each table when it is there
+    photos: int = 4,              # inverted together
 ) -> dict[str, pd.DataFrame]:
     "All comparisons of one width in one run."
     if width not in WIDTHS: raise InputError(f"There is no width {width!r}; choose one of {', '.join(WIDTHS)}.")
@@ -292,9 +350,10 @@ def benchmark(
     add("forward", forward_speed(sized(forward_pixels), 1, repeats, device))
     add("step", step_speed(sized(step_pixels), batch, repeats, lazy, device))
     add("loader", loader_speed(step_pixels))
+    add("inversion", inversion_speed(sized(forward_pixels), photos, repeats, device=device))
     add("one more image", image_cost(sized(forward_pixels), repeats=repeats, device=device))
     if device.type == "cuda": add("precision", precision_speed(WIDTHS[width], device=device))
-    add("goals", verdicts(*(tables[k] for k in ("forward", "step", "loader"))))
+    add("goals", verdicts(*(tables[k] for k in ("forward", "step", "loader", "inversion"))))
     return tables
 
 # %% ../nbs/14d_benchmark.ipynb #b610b6ee

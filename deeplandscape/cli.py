@@ -53,9 +53,12 @@ def animate(
     size: Annotated[int, typer.Option(help="longest side of the video in pixels")] = 512,
     mask: Annotated[Optional[Path], typer.Option(help="picture, white where things move, black where they must not; default: found")] = None,
     loop: Annotated[bool, typer.Option("--loop", help="the last frame leads into the first")] = False,
+    light: Annotated[Optional[str], typer.Option(help="none, tour, random, or styles as light_sunset,deep_night; default: random if nothing moves")] = None,
+    light_amount: Annotated[float, typer.Option(help="how far the light changes, from 0 to 1")] = 1.0,
     variant: Annotated[str, typer.Option(help="inversion: I2S, MO, E, EO, EOI, EOIF or EOIFS")] = "EOIFS",
     iterations: Annotated[Optional[int], typer.Option(help="of each phase of the inversion; fewer is faster and less exact")] = None,
     weights: Annotated[str, typer.Option(help="generator: a name or a file")] = "generator",
+    lighting: Annotated[str, typer.Option(help="lighting network of that generator: a name or a file")] = "lighting",
     seed: Seed = 0,
     device: Device = "auto",
 ):
@@ -63,10 +66,12 @@ def animate(
     from deeplandscape.animation import animate as run
     from deeplandscape.core import pick_device, use_threads
     from deeplandscape.generator import load_generator
+    from deeplandscape.lighting import load_lighting
     check_output(out, (".mp4", ".gif"))
     use_threads()
     models = dict(G=load_generator(weights, device=pick_device(device)))
-    video = run(photo, direction, seconds, fps, speed, seed, variant, mask, size, loop, iterations, device=device, models=models)
+    if lighting != "lighting": models["A"] = load_lighting(lighting, pick_device(device))
+    video = run(photo, direction, seconds, fps, speed, seed, variant, mask, size, loop, iterations, device, models, light, light_amount)
     video.save(out)
     typer.echo(f"{video}\nwrote {out}")
 

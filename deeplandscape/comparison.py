@@ -158,7 +158,7 @@ def animate_clip(
     "One inversion, and a video for each direction."
     photo, frames, fps = from_uint8(clip.frames[0]), len(clip.frames), 30 / every
     video = animate(photo, directions[0], frames / fps, fps, speed, seed, variant, size=clip.frames.shape[-1], iterations=iterations,
-                    device=device, models=models, light=0.0)
+                    device=device, models=models, light="none")
     horizon, masks = horizon_of(video.masks[None]), video.masks[None].to(video.inversion.photo)
     winds = [Homography() if horizon is None else Homography.clock(hour, horizon, SLOW * speed) for hour in directions]
     made = [(video.frames, video.model_frames)]

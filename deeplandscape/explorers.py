@@ -34,11 +34,12 @@ from .core import weights_path, write_video
 from .encoder import load_encoder
 from .generator import Generator, Latents, load_generator, mean_style, truncate
 from .inversion import STEADY, VARIANTS, Inversion, find_variant, invert
-from .lighting import STYLES
+from .lighting import STYLES, load_lighting, styles_of
 from .metrics import masked_ssim
 from .motion import CLOCK, Homography, moving_maps
 from .perception import perceptual_loss, segmenter
 from .scenes import render, scene_seeds
+from .variants import half_way
 
 # %% ../nbs/21_explorers.ipynb #460b9e0a
 def as_png(
@@ -167,11 +168,13 @@ class Explorer:
 
 # %% ../nbs/21_explorers.ipynb #28f99476
 def measurements(weights, folder=None):
-    "Rows of `sec71_zdyn.csv` of a run that measured the weights of that SHA-256; none when there is none."
+    "What a run of `sec71_zdyn` found about the weights of that SHA-256, row by row; nothing when there is none."
     folder = folder or Path(core.__file__).resolve().parents[1] / "figures"
     for card in sorted(folder.glob("*/sec71_zdyn.json")):
         try:
-            if weights not in json.loads(card.read_text())["weights"].values(): continue
+            facts = json.loads(card.read_text())
+            if weights not in facts["weights"].values(): continue
+            if facts.get("values", {}).get("meaning"): return facts["values"]["meaning"]
             with open(card.with_suffix(".csv"), newline="") as file: return list(csv.DictReader(file))
         except (OSError, ValueError, KeyError): continue
     return []
@@ -200,19 +203,26 @@ def meaning(rows, coordinate):
     return "; ".join(text for _, text in sorted(found, reverse=True)[:2]) or "no clear effect measured"
 
 # %% ../nbs/21_explorers.ipynb #4d1b0c81
-def style_buttons(choose_style):
-    "The nine styles of Section 7.1 as buttons; a click calls `choose_style(z_dyn)`."
+def style_buttons(choose_style, styles):
+    "The nine styles of Section 7.1, rows of time, z_dyn and label, as buttons; a click calls `choose_style(z_dyn)`."
     def button(number, z_dyn, label):
-        words = dict(description=f"{number} {label.split(',')[0]}", tooltip=f"{label}: z_dyn = {', '.join(f'{v:g}' for v in z_dyn)}")
+        words = dict(description=f"{number} {label.split(',')[0]}", tooltip=f"{label}: z_dyn = {', '.join(f'{v:.2g}' for v in z_dyn)}")
         made = widgets.Button(**words, layout=widgets.Layout(width="auto", margin="0"))
         made.on_click(lambda _: choose_style(z_dyn))
         return made
-    buttons = [button(k + 1, z_dyn, label) for k, (_, z_dyn, label) in enumerate(STYLES)]
+    buttons = [button(k + 1, z_dyn, label) for k, (_, z_dyn, label) in enumerate(styles)]
     return widgets.GridBox(buttons, layout=widgets.Layout(grid_template_columns="repeat(3, 1fr)", grid_gap="6px"))
 
 def first_networks(G):
     "The generator, and the SHA-256 of its file when it is the shipped one."
     return (G, None) if G is not None else (load_generator(), file_sha256(weights_path("generator")))
+
+def styles_for(G, A=None):
+    "The nine styles of a generator as its lighting network knows them, and whether they are its own, not the paper's."
+    try: A = A or load_lighting()
+    except InputError: return STYLES, False
+    fits = (A.config.w_dim, A.config.z_dyn_dim) == (G.config.w_dim, G.config.z_dyn_dim)
+    return (styles_of(A), "styles" in A.meta) if fits else (STYLES, False)
 
 # %% ../nbs/21_explorers.ipynb #6ed58d30
 def scene_page(explorer):
@@ -220,7 +230,8 @@ def scene_page(explorer):
     c, names = explorer.controls, explorer.names
     meanings = [sentence(meaning(explorer.rows, k + 1), "small") for k in range(len(names))]
     light = [row(c[name], said, center=True) for name, said in zip(names, meanings)]
-    styles = sentence("The paper's nine styles, with its authors' names for their own model:", "small")
+    whose = "where this generator was found to show them" if explorer.own_styles else "where they lie in the authors' generator"
+    styles = sentence(f"The nine styles of Section 7.1, {whose}:", "small")
     right = [panel("Light", *light, styles, explorer.styles, explorer.neutral, width="600px"),
              panel("Scene", row(widgets.VBox([c["seed"], c["clouds"]]), explorer.other), c["psi"], width="600px")]
     about = "z_dyn is weather and time of day, the scene its mountains and shores, the clouds where they stand."
@@ -233,8 +244,10 @@ class SceneExplorer(Explorer):
     def __init__(self,
                  G: Generator | None = None,   # None: the shipped one
                  seed: int = 0,                # of the scene, at first
-                 psi: float = 0.7):            # truncation, at first
+                 psi: float = 0.7,             # truncation, at first
+                 A=None):                      # lighting network, which knows the styles; None: the shipped one
         self.G, digest = first_networks(G)
+        styles, self.own_styles = styles_for(self.G, A)
         self.mean, self.rows = mean_style(self.G), measurements(digest)
         self.names = [f"z_dyn_{k + 1}" for k in range(self.G.config.z_dyn_dim)]
         controls = {name: slider(name.replace("_", " ", 2), 0.0, -3.5, 3.5) for name in self.names}
@@ -242,7 +255,7 @@ class SceneExplorer(Explorer):
         controls |= dict(psi=slider("truncation", psi, 0.0, 1.0, 0.05, ".2f"))
         self.neutral, self.other = widgets.Button(description="neutral, z_dyn = 0"), widgets.Button(description="another scene")
         self.neutral.layout.margin = "6px 0 0 0"
-        self.styles = style_buttons(lambda z_dyn: self.set(**dict(zip(self.names, z_dyn))))
+        self.styles = style_buttons(lambda z_dyn: self.set(**dict(zip(self.names, z_dyn))), styles)
         self.neutral.on_click(lambda _: self.set(**dict.fromkeys(self.names, 0.0)))
         self.other.on_click(lambda _: self.set(**{name: controls[name].value + 1 for name in ("seed", "clouds")}))
         super().__init__(controls, (420,))
@@ -512,8 +525,6 @@ def unwatched(inversion):
     for G in inversion.generators: G.to_rgb[-1]._forward_hooks.clear()
     return inversion
 
-def half_way(maps): return [S.roll(-S.shape[-1] // 2, -1) for S in maps]
-
 # %% ../nbs/21_explorers.ipynb #86ed9491
 @torch.no_grad()
 def loosen(
@@ -568,7 +579,7 @@ class Column:
 
 def networks(models, device):
     "A function name -> network: the caller's own, else the shipped one, loaded once."
-    ways = dict(G=lambda: load_generator(device=device), E=lambda: load_encoder(device=device),
+    ways = dict(G=lambda: load_generator(device=device), E=lambda: load_encoder(device=device), A=lambda: load_lighting(device=device),
                 segment=lambda: segmenter("embedded", device), perceptual=lambda: perceptual_loss("embedded", device))
     models = dict(models or {})
     def network(name):
@@ -707,12 +718,15 @@ class Watch:
     def draw(self): self.explorer.chart.value = curves({n: v for n, v in self.series.items() if v}, max(2, *self.lengths.values()))
 
 # %% ../nbs/21_explorers.ipynb #5766aed9
-def photo_controls():
-    "What can be chosen for the video of a photograph."
+def photo_controls(styles=STYLES):
+    "What can be chosen for the video of a photograph; the names of lights are those of the styles."
+    names = dict.fromkeys(label.split(",")[0] for _, _, label in styles)
+    lights = [("as it is", None), ("all styles", "tour"), ("by chance", "random"), *((name, name) for name in names)]
     return dict(direction=choose("direction", [("by chance", None), *((hour, hour) for hour in CLOCK)], "3h"),
                 seconds=slider("seconds", 4.0, 0.5, 10.0, 0.5, ".1f"), speed=slider("speed", 1.0, -4.0, 4.0),
                 iterations=choose("inversion", [("quick, 100 steps", 100), ("the paper's 500 steps", 500)], 100),
                 size=choose("longest side", [("384 px", 384), ("512 px", 512), ("768 px", 768), ("1280 px", 1280)], 512),
+                light=choose("light", lights, None), amount=slider("amount", 1.0, 0.0, 1.0, 0.05, ".2f"),
                 loop=widgets.Checkbox(False, description="loop"), seed=whole("seed", 0))
 
 def shares(iterations, seconds, size):
@@ -732,11 +746,12 @@ class PhotoExplorer:
     "A photograph, chosen or uploaded, becomes a video to watch and to keep."
     def __init__(self,
                  photos: dict | None = None,   # as in PhotoChoice
-                 models: dict | None = None,   # own "G", "E", "segment", "perceptual" instead of the shipped ones
+                 models: dict | None = None,   # own "G", "E", "A", "segment", "perceptual" instead of the shipped ones
                  device="auto"):               # where to compute
         self.device, self.video = pick_device(device), None
         self.network, self.choice = networks(models, self.device), PhotoChoice(photos, 360)
-        self.controls, self.job = photo_controls(), Job("animate", self.work)
+        styles, _ = styles_for(self.network("G"), (models or {}).get("A"))
+        self.controls, self.job = photo_controls(styles), Job("animate", self.work)
         self.movie, self.report = Movie("animated.mp4", 560), widgets.HTML()
         left = [panel("Photograph", self.choice.widget, width="400px"), panel("Motion", *self.controls.values(), self.job.widget, width="400px")]
         result = panel("Video", sentence("It appears here.", "small"), self.movie.widget, self.report, width="620px")
@@ -755,7 +770,8 @@ class PhotoExplorer:
             share = ends[0] + done * (ends[1] - ends[0]) if frames else done * ends[0]
             step = f"inversion, step {counts[0]} of at most {total[0]}"
             tick(share, f"frame {min(counts[1], total[1])} of {total[1]}" if frames and min(counts) > 1 else step)
-        models = {name: self.network(name) for name in ("E", "segment", "perceptual")} | dict(G=watched(self.network("G"), look))
+        names = ("E", "segment", "perceptual", *(("A",) if options.get("light") else ()))
+        models = {name: self.network(name) for name in names} | dict(G=watched(self.network("G"), look))
         video = animate(photo, device=self.device, models=models, **options)
         if video.inversion is not None: unwatched(video.inversion)
         return video

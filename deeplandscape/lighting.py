@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LOSSES', 'STYLES', 'VALUES', 'HOURS', 'WORDS', 'LightingConfig', 'ResidualLinear', 'Approximator', 'lighting_batch',
            'lighting_loss', 'train_lighting', 'save_lighting', 'load_lighting', 'measure_lighting', 'clamped_spline',
-           'light_path', 'towards', 'through_styles', 'styles_of', 'light_styles', 'grid', 'turned', 'light_statistics',
-           'picture_features', 'LightReader', 'rank_correlation', 'interval', 'measure_sweeps', 'meaning_table',
-           'coordinate_names', 'clear', 'still', 'opposite', 'above', 'verdict', 'hours_seen', 'profile_cosine',
-           'judge_statements', 'picture_agreement', 'own_styles']
+           'light_path', 'towards', 'through_styles', 'styles_of', 'light_points', 'light_styles', 'grid', 'turned',
+           'light_statistics', 'picture_features', 'LightReader', 'rank_correlation', 'interval', 'measure_sweeps',
+           'meaning_table', 'coordinate_names', 'clear', 'still', 'opposite', 'above', 'verdict', 'hours_seen',
+           'profile_cosine', 'judge_statements', 'picture_agreement', 'own_styles']
 
 # %% ../nbs/11_lighting.ipynb #d936f698
 from copy import deepcopy
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-from .core import (InputError, WEIGHTS, item_generator, load_tensors, pick_device, save_tensors,
+from .core import (InputError, WEIGHTS, item_generator, item_normal, load_tensors, pick_device, save_tensors,
                                 weights_path)
 from .encoder import FitConfig, fit
 from .generator import Generator, GeneratorConfig, Latents
@@ -242,36 +242,48 @@ def through_styles(
     keys = light_path(A, W, torch.tensor(points), torch.full((len(points),), c), first_level, anchored)
     return clamped_spline(times, keys, np.linspace(0, 1, frames))
 
-# %% ../nbs/11_lighting.ipynb #eb31bfc1
+# %% ../nbs/11_lighting.ipynb #886c9d51
 def styles_of(
     A: Approximator,     # the network
-) -> dict:               # name -> z_dyn (3 numbers), in the order of the tour
-    "The lights that can be asked for by name: the network's own, or the released ones."
-    return {label.split(",")[0]: tuple(z_dyn) for _, z_dyn, label in (A.meta.get("styles") or STYLES)}
+) -> list:               # rows of time, z_dyn, label as in STYLES
+    "The nine styles of the network's generator: its own, or the released ones."
+    return A.meta.get("styles") or STYLES
 
+def light_points(
+    A: Approximator,     # the network
+    light: str,          # as in `light_styles`
+    seed: int = 0,       # of the random light
+) -> Tensor:             # (K, d): the z_dyn to visit, one after the other
+    "A wish in words as points of z_dyn."
+    known = {label.split(",")[0]: torch.tensor(z_dyn) for _, z_dyn, label in styles_of(A)}
+    names = [part.strip().lower().replace("_", " ").replace("-", " ") for part in light.split(",")]
+    if names == ["none"]: return torch.zeros(0, A.config.z_dyn_dim)
+    if names == ["random"]: return item_normal((A.config.z_dyn_dim,), [seed], "light end")
+    if names == ["tour"]: names = [*known]
+    for name in names:
+        if name not in known: raise InputError(f"No light is called {name!r}; choose none, tour, random, or of {', '.join(known)}.")
+    return torch.stack([known[name] for name in names])
+
+# %% ../nbs/11_lighting.ipynb #eb31bfc1
 def light_styles(
     A: Approximator,           # the network
     W: Tensor,                 # styles of the photograph, (2N, w_dim)
-    light: str,                # "none", "tour" or the name of a style
+    light: str,                # "none", "tour", "random", or names of styles with commas between
     frames: int,               # length, T
     loop: bool = False,        # frame T would be frame 0 again
     c: float = 1.0,            # how far at the farthest
     first_level: int = 0,      # lower levels keep the photograph's style
+    seed: int = 0,             # of the random light
 ) -> Tensor:                   # (T, 2N, w_dim), the first exactly W
-    "The styles of a video whose light leaves the photograph for a named one, or for all of them."
-    known, name = styles_of(A), light.strip().lower()
-    if name not in ("none", "tour", *known):
-        raise InputError(f"No light is called {light!r}; choose none, tour, {', '.join(known)}.")
-    if name == "none": return W.expand(frames, -1, -1).clone()
-    t = np.arange(frames) / frames if loop else np.linspace(0, 1, frames)
+    "The styles of a video whose light leaves the photograph for one light after another."
+    points = light_points(A, light, seed)
+    if not 0 <= c <= 1: raise InputError(f"Light changes by an amount between 0 and 1, not by {c:g}.")
+    if len(points) == 0: return W.expand(frames, -1, -1).clone()
+    at = np.arange(1, len(points) + 1)
+    t = (np.arange(frames) / frames if loop else np.linspace(0, 1, frames)) * (len(points) + loop)
     rise = lambda x: np.sin(np.pi / 2 * np.clip(x, 0, 1)) ** 2
-    if name == "tour":
-        points = torch.tensor([*known.values()])
-        z_dyn = clamped_spline(np.linspace(0, 1, len(points)), points, t)
-        amount = rise(8 * t) * (rise(8 * (1 - t)) if loop else 1)
-    else:
-        z_dyn = torch.tensor(known[name]).expand(frames, -1)
-        amount = rise(2 * t) * rise(2 * (1 - t)) if loop else rise(t)
+    amount = rise(t) * (rise(len(points) + 1 - t) if loop else 1)
+    z_dyn = points.expand(frames, -1) if len(points) == 1 else clamped_spline(at, points, t.clip(1, len(points)))
     return light_path(A, W, z_dyn, torch.from_numpy(c * amount ** 2).float(), first_level)
 
 # %% ../nbs/11_lighting.ipynb #21188eb5

@@ -64,13 +64,13 @@ def logarithms(shifts, horizon):
 def sampling_grid(matrices, size, seam):
     "Where output pixels look (T, h, w, 2), by matrices (T, 2, 3, 3): [:, 0] above row `seam`, [:, 1] below."
     h, w = size
-    y, x = torch.meshgrid(torch.linspace(-1, 1, h).double(), torch.linspace(-1, 1, w).double(), indexing="ij")
-    points = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+    y, x = torch.linspace(-1, 1, h).double(), torch.linspace(-1, 1, w).double()
     sky_row = (torch.arange(h) < seam)[:, None, None]
     matrix = torch.where(sky_row, matrices[:, None, 0], matrices[:, None, 1])                  # (T, h, 3, 3)
-    point = torch.einsum("thij,hwj->thwi", matrix, points)
-    scale = point[..., 2:]
-    return point[..., :2] / torch.where(scale.abs() < 1e-6, torch.full_like(scale, 1e-6), scale)
+    along_row = matrix[..., 1] * y[:, None] + matrix[..., 2]                                   # (T, h, 3)
+    u, v, scale = (matrix[..., 0, None] * x + along_row[..., None]).unbind(2)                  # each (T, h, w)
+    scale = torch.where(scale.abs() < 1e-6, torch.full_like(scale, 1e-6), scale)
+    return torch.stack([u / scale, v / scale], dim=-1)
 
 # %% ../nbs/07_motion.ipynb #e81912fc
 @dataclass(frozen=True)

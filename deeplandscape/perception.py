@@ -615,14 +615,14 @@ class PerceptualLoss:
         self.features, self.name = features, name
 
     def distance(self, fx, fy):
-        "Distance between two lists of feature maps, a scalar."
-        return sum((a - b).abs().mean() for a, b in zip(fx, fy))
+        "Distance between two lists of feature maps, of each item (B,)."
+        return sum((a - b).abs().flatten(1).mean(1) for a, b in zip(fx, fy))
 
     def __call__(self, x, y):
-        "Distance between two batches of images; no gradient flows to y."
+        "Mean distance between two batches of images; no gradient flows to y."
         with torch.no_grad():
             fy = self.features(y)
-        return self.distance(self.features(x), fy)
+        return self.distance(self.features(x), fy).mean()
 
 # %% ../nbs/08_perception.ipynb #8e3e779f
 VGG_LAYERS = (1, 3, 6, 8, 11, 13, 15, 17, 20, 22, 24, 26, 29)      # relu1_1 ... relu5_1 in torchvision's numbering

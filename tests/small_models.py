@@ -4,6 +4,7 @@ import torch
 from deeplandscape.core import save_tensors
 from deeplandscape.encoder import Encoder, EncoderConfig, save_encoder
 from deeplandscape.generator import Generator, GeneratorConfig, save_generator
+from deeplandscape.lighting import Approximator, LightingConfig, save_lighting
 from deeplandscape.perception import Perception
 
 CONFIG = GeneratorConfig(resolution=32, z_dim=8, w_dim=24, channels=(16, 16, 12, 8))
@@ -26,8 +27,11 @@ def write_weights(folder):
         torch.manual_seed(0)
         E = Encoder(EncoderConfig("small", CONFIG.levels, CONFIG.w_dim, hidden=16)).eval()
         perception = Perception().eval()
+        A = Approximator(LightingConfig(CONFIG.w_dim, CONFIG.z_dyn_dim, depth=2, change=True)).eval()
+        torch.nn.init.normal_(A.out.weight, std=0.3)
     with torch.no_grad(): perception.classes.bias.copy_(torch.tensor([-50.0, 50.0, -50.0]))
     save_generator(folder / "generator.safetensors", small_generator())
     save_encoder(folder / "encoder.safetensors", E)
+    save_lighting(folder / "lighting.safetensors", A)
     save_tensors(folder / "perception.safetensors", perception.state_dict(), dict(config={}))
     return folder

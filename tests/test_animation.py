@@ -3,11 +3,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
-from deeplandscape.animation import Composer, animate, animate_maps, objects_in, without_islands
-from deeplandscape.core import InputError, read_video
+from deeplandscape.animation import Composer, animate, animate_maps, objects_in, size_quality, smoothness, without_islands
+from deeplandscape.cli import app
+from deeplandscape.core import InputError, read_video, save_image
 from deeplandscape.generator import Generator, GeneratorConfig
+from deeplandscape.lighting import Approximator, LightingConfig
 from deeplandscape.motion import CLOCK, Homography
+from small_models import write_weights
 
 TINY = GeneratorConfig(resolution=16, z_dim=12, w_dim=16, channels=(12, 12, 8))
 
@@ -35,7 +39,9 @@ def models(sky=0.4, water=0.7):
         for name, p in G.named_parameters():
             if "noise" in name: p.fill_(0.2)
     encoder = lambda x: torch.zeros(len(x), 2 * TINY.levels, TINY.w_dim)
-    return {"G": G, "E": encoder, "segment": bands(sky, water), "perceptual": Pixels()}
+    A = Approximator(LightingConfig(TINY.w_dim, depth=1, change=True))
+    torch.nn.init.normal_(A.out.weight, std=0.5)
+    return {"G": G, "E": encoder, "A": A, "segment": bands(sky, water), "perceptual": Pixels()}
 
 
 def picture(height=60, width=90):
@@ -106,14 +112,39 @@ def test_all_sky_all_water_and_neither():
 
 def test_light_alone_changes_brightness_and_nothing_else():
     photo = picture(64, 64)
-    video = quick(photo, models=models(-1, 2), seconds=0.5, light=3.0)
+    video = quick(photo, models=models(-1, 2), seconds=0.5, light="deep night")
     assert (video.frames[0].float() / 127.5 - 1 - photo).abs().max() < 0.02                    # begins with the photo
     ratio = (video.frames[-1].float() + 1) / (video.frames[0].float() + 1)
     assert (ratio - 1).abs().mean() > 1e-3                                                     # other light
     rough = ratio[:, 1:-1, 1:-1] - torch.nn.functional.avg_pool2d(ratio[None], 3, 1)[0]
     bright = video.frames[0, :, 1:-1, 1:-1] > 100
     assert rough[bright].abs().mean() < 0.3 * (ratio - 1).abs().mean() + 0.01                  # smooth over the picture
-    assert torch.equal(quick(photo, models=models(-1, 2), light=0.0).frames[0], quick(photo, models=models(-1, 2), light=0.0).frames[-1])
+    dark = quick(photo, models=models(-1, 2), light="none")
+    assert torch.equal(dark.frames[0], dark.frames[-1])
+
+
+def test_light_leaves_the_photo_gently_and_in_a_loop_comes_back():
+    for light in "deep night", "light_sunset,deep_night", "tour", "random":
+        for loop in False, True:
+            video = quick(picture(64, 64), models=models(-1, 2), seconds=2, light=light, loop=loop)
+            steps = torch.cat([video.frames, video.frames[:1]]).float().diff(dim=0).square().mean((1, 2, 3)).sqrt()
+            assert steps[0] < 0.5 * steps[:-1].max() and (steps[-1] < 0.5 * steps[:-1].max()) == loop   # no jump
+            assert video.report["light"] == f"{light}, 1" and ("last to first, of the median step" in video.report) == loop
+            far = (video.frames.float() - video.frames[:1].float()).abs().mean((1, 2, 3))
+            assert far[len(far) // 2] > 0.5 and (far[-1] < 0.4 * far.max()) == loop
+
+
+def test_half_the_amount_is_less_light():
+    far = [float((v.frames[-1].float() - v.frames[0].float()).abs().mean())
+           for v in (quick(picture(64, 64), models=models(-1, 2), light="deep night", amount=a) for a in (0.0, 0.3, 1.0))]
+    assert far[0] == 0 < far[1] < far[2]
+
+
+def test_light_of_another_generator_is_refused():
+    others = models(-1, 2) | {"A": Approximator(LightingConfig(w_dim=20, depth=1))}
+    with pytest.raises(InputError, match="20 numbers, this generator has 16"): quick(picture(), models=others, light="tour")
+    video = quick(picture(), models=others)                                                    # nothing can move, no light by default
+    assert "note" in video.report and "20 numbers" in video.report["light"] and torch.equal(video.frames[0], video.frames[-1])
 
 
 def test_small_and_doubtful_pieces_stand_still():
@@ -145,11 +176,13 @@ def test_mask_by_hand(tmp_path):
         assert change[40:].mean() > 4 * change[:24].mean()
 
 
-def test_loop_closes():
-    video = quick(picture(), seconds=1, loop=True, models=models(0.6, 0.8))
-    frames = video.frames.float()
-    steps = frames.diff(dim=0).square().mean((1, 2, 3)).sqrt()
-    assert (frames[0] - frames[-1]).square().mean().sqrt() < 2 * steps.median() + 0.5
+@pytest.mark.parametrize("hour", ["3h", "12h", "6h"])
+def test_loop_closes_and_without_it_does_not(hour):
+    "From the last frame to the first it is no farther than between neighbours; without --loop it is."
+    seam = "last to first, of the median step"
+    closed, open_ = (quick(picture(), direction=hour, seconds=2, loop=loop, models=models(0.6, 0.8)) for loop in (True, False))
+    assert closed.report[seam] < 1.5 and seam not in open_.report
+    assert smoothness(open_.frames, loop=True)[seam] > 2 * closed.report[seam]
 
 
 def test_maps_outside_the_mask_never_change():
@@ -171,9 +204,41 @@ def test_composition_keeps_the_photo_when_the_model_stands_still():
     torch.testing.assert_close(still, photo.expand(3, -1, -1, -1), rtol=1e-4, atol=1e-3)
 
 
+def test_large_videos_are_made_few_frames_at_a_time(monkeypatch):
+    "How many frames are composed at once does not change them."
+    seen, call = [], Composer.__call__
+    monkeypatch.setattr(Composer, "__call__", lambda self, frames, times: (seen.append(len(frames)), call(self, frames, times))[1])
+    photo, m = picture(700, 1000), models()
+    large = animate(photo, "3h", seconds=0.2, fps=20, size=1000, iterations=1, models=m)
+    assert set(seen) == {1} and large.frames.shape == (4, 3, 700, 1000)
+    seen.clear()
+    animate(photo, "3h", seconds=0.2, fps=20, size=64, iterations=1, models=m)
+    assert seen == [4]
+
+
+def test_finished_frames_are_sharper_than_enlarged_ones():
+    video = quick(picture(240, 360) + 0.1 * torch.randn(3, 240, 360, generator=torch.Generator().manual_seed(0)), size=360, seconds=0.5)
+    finished, enlarged = size_quality(video)
+    assert 0.8 < finished["sharpness, static"] < 1.2 and enlarged["sharpness, static"] < 0.5
+    assert finished["sharpness, moving"] > 2 * enlarged["sharpness, moving"]
+    assert 0.7 < finished["seam"] < 1.3 and finished["change, static"] < 1
+
+
+def test_light_and_loop_on_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPLANDSCAPE_WEIGHTS", str(write_weights(tmp_path)))
+    save_image(picture(), tmp_path / "photo.png")
+    options = ["--light", "Light_Sunset,deep night", "--light-amount", "0.8", "--loop", "--iterations", "2", "--seconds", "0.4", "--size", "64", "--direction", "3h"]
+    threads = torch.get_num_threads()
+    try: done = CliRunner().invoke(app, ["animate", str(tmp_path / "photo.png"), "-o", str(tmp_path / "x.mp4"), *options])
+    finally: torch.set_num_threads(threads), torch.set_flush_denormal(False)
+    assert done.exit_code == 0, done.output
+    assert "Light_Sunset,deep night, 0.8" in done.output and "last to first" in done.output
+    assert len(read_video(tmp_path / "x.mp4")[0]) == 12
+
+
 @pytest.mark.parametrize("changes, words", [
     (dict(direction="up"), list(CLOCK)), (dict(variant="EOFIS"), ["EOIFS"]), (dict(seconds=0), ["possible"]), (dict(fps=-3), ["possible"]),
-    (dict(speed=float("nan")), ["speed"]), (dict(size=8), ["32"]), (dict(mask=torch.zeros(30, 30)), ["mask"])])
+    (dict(speed=float("nan")), ["speed"]), (dict(light="sunny"), ["sunny", "deep night", "tour"]), (dict(light="tour", amount=2), ["between 0 and 1"]), (dict(size=8), ["32"]), (dict(mask=torch.zeros(30, 30)), ["mask"])])
 def test_mistakes_are_named(changes, words):
     with pytest.raises(InputError) as error: quick(picture(), **changes)
     assert all(word in str(error.value) for word in words)

@@ -14,7 +14,7 @@ from deeplandscape.core import InputError, weights_path
 from deeplandscape.explorers import (ClockFace, Drawing, InversionExplorer, Job, MotionExplorer, PhotoChoice, PhotoExplorer,
                                      SceneExplorer, as_png, loosen, meaning, measurements, read_upload)
 from deeplandscape.inversion import STEADY, invert
-from deeplandscape.lighting import STYLES
+from deeplandscape.lighting import STYLES, load_lighting, styles_of
 from deeplandscape.motion import CLOCK
 from small_models import CONFIG, small_generator, write_weights
 
@@ -22,7 +22,7 @@ APPS = Path(__file__).resolve().parents[1] / "nbs" / "apps"
 EXPECTED = {"scene": {"ImageModel": 1, "FloatSliderModel": 4, "BoundedIntTextModel": 2, "ButtonModel": 11},
             "motion": {"ImageModel": 4, "FloatSliderModel": 2, "ButtonModel": 13, "PlayModel": 1, "LinkModel": 1},
             "inversion": {"ImageModel": 3, "FileUploadModel": 1, "ToggleButtonModel": 7, "FloatSliderModel": 1, "ButtonModel": 1},
-            "photo": {"ImageModel": 1, "FileUploadModel": 1, "DropdownModel": 4, "ButtonModel": 1, "CheckboxModel": 1}}
+            "photo": {"ImageModel": 1, "FileUploadModel": 1, "DropdownModel": 5, "FloatSliderModel": 3, "ButtonModel": 1, "CheckboxModel": 1}}
 
 
 def has_weights():
@@ -154,6 +154,30 @@ def test_styles_are_within_reach_of_the_sliders(G, z_dyn):
     assert [explorer.controls[name].value for name in explorer.names] == list(z_dyn)
 
 
+def test_the_buttons_are_the_styles_of_the_lighting_network(G):
+    "Buttons, the list of lights of the photo explorer and `--light` know the same names for the same points."
+    A = load_lighting()
+    A.config = replace(A.config, w_dim=G.config.w_dim)                                # as if made for this generator
+    A.meta = A.meta | {"styles": [[k / 8, [0.25 * k, -0.25 * k, 0.5], f"light {k}"] for k in range(9)]}
+    explorer = SceneExplorer(G, A=A)
+    assert [b.description for b in explorer.styles.children] == [f"{k + 1} light {k}" for k in range(9)]
+    for button, (_, z_dyn, _) in zip(explorer.styles.children, styles_of(A)):
+        button.click()
+        assert [explorer.controls[name].value for name in explorer.names] == z_dyn
+    photo = PhotoExplorer({"wall": torch.rand(3, 40, 60)}, models(G) | {"A": A}, device="cpu")
+    assert [v for _, v in photo.controls["light"].options] == [None, "tour", "random", *(f"light {k}" for k in range(9))]
+    assert [b.tooltip for b in SceneExplorer(G).styles.children][3].startswith(STYLES[3][2])   # a generator without a network of its own
+
+
+def test_photo_changes_its_light(G, tmp_path):
+    A = load_lighting(write_weights(tmp_path) / "lighting.safetensors")
+    explorer = PhotoExplorer({"sky": torch.rand(3, 40, 60) * 2 - 1}, models(G) | {"A": A}, device="cpu")
+    explorer.controls["iterations"].options = [("few", 4)]
+    for name, value in dict(seconds=0.5, light="deep night", amount=0.5).items(): explorer.controls[name].value = value
+    explorer.job.click(); explorer.job.wait()
+    assert explorer.job.note.value == "sky moves." and explorer.video.report["light"] == "deep night, 0.5"
+
+
 def test_every_hour_has_a_button():
     face = ClockFace()
     for hour in CLOCK:
@@ -193,6 +217,9 @@ def test_nothing_is_claimed_about_other_weights(tmp_path, card):
     (tmp_path / "cpu" / "sec71_zdyn.json").write_text(json.dumps(dict(weights={"generator": "a"})))
     rows = measurements("a", tmp_path)
     assert meaning(rows, 1) == "brightness 0.20 → 0.60" and meaning(rows, 2) == ""
+    found = [dict(coordinate=1, measure="warmth", change=-0.7, share=0.9, named=True)]
+    (tmp_path / "cpu" / "sec71_zdyn.json").write_text(json.dumps(dict(weights={"generator": "a"}, values=dict(meaning=found))))
+    assert meaning(measurements("a", tmp_path), 1) == "less warmth, in 90% of scenes"
 
 
 def test_loosening_ends_at_the_sample(G):

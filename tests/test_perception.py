@@ -65,7 +65,8 @@ def test_embedded_loss_is_zero_for_equal_and_grows(scenes):
     noisy = [float(loss(images + s * noise, images)) for s in (0, 0.03, 0.1, 0.3)]
     assert blurred == sorted(blurred) and noisy == sorted(noisy) and blurred[1] > 0.05 and noisy[1] > 0.05
     fx, fy = loss.features(images), loss.features(smooth(images, 4))
-    torch.testing.assert_close(loss.distance(fx, fy), loss(images, smooth(images, 4)))
+    torch.testing.assert_close(loss.distance(fx, fy).mean(), loss(images, smooth(images, 4)))
+    assert loss.distance(fx, fy).shape == (len(images),)
 
 
 def test_gradients_reach_the_picture_and_not_the_network(net, scenes):

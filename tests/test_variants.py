@@ -1,12 +1,15 @@
 "The table of variants is the paper's, and the algorithms move what it says, nothing else."
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
 from deeplandscape.core import InputError
 from deeplandscape.generator import Generator, GeneratorConfig
 from deeplandscape.inversion import VARIANTS, Settings, State, invert, start
+from deeplandscape.motion import Homography
+from deeplandscape.variants import motion_in, orderings
 
 QUICK = Settings(iterations=6, tune_iterations=3)
 
@@ -98,3 +101,34 @@ def test_bad_input(setting):
     with pytest.raises(InputError, match="needs a mask"): invert(G, photo, "EOIFS", E, None, L2Features(), QUICK)
     with pytest.raises(InputError, match="choose one of"): invert(G, photo, "EOIFF", E, None, L2Features(), QUICK)
     with pytest.raises(InputError, match="shape"): invert(G, photo[..., :16], "MO", None, None, L2Features(), QUICK)
+
+
+def case_results(differences, metric="SSIM"):
+    "Rows of two variants whose paired differences are these."
+    return {"MO": [{metric: 0.5 + 0.1 * k + d} for k, d in enumerate(differences)], "E": [{metric: 0.5 + 0.1 * k} for k, _ in enumerate(differences)]}
+
+
+@pytest.mark.parametrize("differences, verdict", [
+    ([0.02, 0.03, 0.025, 0.02], "held"), ([-0.02, -0.03, -0.025, -0.02], "not held"), ([0.02, -0.03, 0.01, 0.0], "undecided"),
+    ([0.02, 0.03], "undecided"), ([0.02], "undecided"), ([float("nan"), 0.02, 0.03, 0.025, 0.02], "held"), ([float("nan")], "undecided")])
+def test_orderings_follow_from_paired_differences(differences, verdict):
+    "Small against the spread of the photographs, yet sure; two photographs decide nothing."
+    paper = pd.DataFrame([("MO", "SSIM", 0.95), ("E", "SSIM", 0.54)], columns=["method", "metric", "value"])
+    (row,) = orderings(case_results(differences), paper).itertuples()
+    assert (row.more, row.less, row.verdict) == ("MO", "E", verdict)
+
+
+def test_equal_numbers_of_the_paper_order_nothing():
+    paper = pd.DataFrame([("MO", "Flow x 10^-3", 1.3), ("E", "Flow x 10^-3", 1.3)], columns=["method", "metric", "value"])
+    assert len(orderings(case_results([1.0, 1.0, 1.0], "Flow x 10^-3 (DIS)"), paper)) == 0
+
+
+@pytest.mark.parametrize("hour", ["3h", "9h", "2h", "10h"])
+def test_motion_is_measured_where_it_is_asked_for(hour):
+    "A picture pushed by the homography moves as asked, one pushed the other way against it; a still one not at all."
+    g = torch.Generator().manual_seed(0)
+    picture = torch.nn.functional.interpolate(torch.randn(1, 3, 12, 12, generator=g), size=(64, 64), mode="bicubic").clamp(-1, 1)
+    H, sky, times = Homography.clock(hour, 1.0), torch.ones(1, 1, 64, 64), torch.tensor([0.0, 5.0, 10.0])
+    push = lambda sign: torch.cat([H.warp(picture.transpose(0, 1), sign * t).transpose(0, 1) for t in times])
+    assert 0.7 < motion_in(push(1), sky, H, 5)[1] < 1.3 and -1.3 < motion_in(push(-1), sky, H, 5)[1] < -0.7
+    assert motion_in(picture.expand(3, -1, -1, -1), sky, H, 5) == pytest.approx((0, 0), abs=0.05)

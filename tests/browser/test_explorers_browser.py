@@ -171,11 +171,13 @@ def test_photo_survives_bad_uploads_and_makes_a_video(page, address, tmp_path):
     assert pixels_of(page).shape == (60, 90, 3)
     handle(page, "seconds").focus()
     page.keyboard.press("Home")
+    page.locator(".widget-dropdown", has_text="light").locator("select").select_option("deep night")
     page.get_by_role("button", name="animate").click()
     wait_for(page, "mine.png moves.")
     with page.expect_download() as download: page.get_by_text("download animated.mp4").click()
     assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
-    assert "SSIM" in page.locator("table.report").first.inner_text()
+    report = page.locator("table.report").first.inner_text()
+    assert "SSIM" in report and "deep night, 1" in report
 
 
 def test_scene_in_jupyterlab(page, folder):
