@@ -148,15 +148,24 @@ def open_material(photos, clips, scenes, out, sizes):
         for line in store.report(most=5)[len(store.resolutions):]: typer.echo(f"  {line}")
     return still, moving
 
+def place_material(still, moving, sizes, device, mirror, segment):
+    "Sources that read from the stores, or hold their pictures on the device where it is a GPU with room, or where skies are mirrored."
+    from deeplandscape.resident import fits, on_device
+    from deeplandscape.training import Sources
+    resident = mirror or fits(still, moving, sizes, device)
+    return on_device(still, moving, sizes, device, mirror, segment) if resident else Sources(still, moving)
+
 # %% ../nbs/23_cli.ipynb #2dccf38e
 @app.command()
 def train(
-    profile: Annotated[str, typer.Option(help="small (64 px), gpu (128 px), paper (256 px), paper128, paper512, official, official512")] = "small",
+    profile: Annotated[str, typer.Option(help="small (64 px), gated and tuned (its way to weights worth shipping), gpu (128 px), paper (256 px), paper128, paper512, official, official512")] = "small",
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for checkpoint, log and samples")] = Path("runs/train"),
     photos: Annotated[list[str], typer.Option("--photos", "--stills", help="folder of photographs or prepared store, PATH or PATH:WEIGHT; repeatable")] = [],
     clips: Annotated[list[str], typer.Option(help="folder of clips, video or prepared store, PATH or PATH:WEIGHT; repeatable")] = [],
     scenes: Annotated[int, typer.Option(help="rendered scenes to train on when no clips are given")] = 2000,
     set: Annotated[list[str], typer.Option(help="change a setting, name=value; repeatable")] = [],
+    mirror: Annotated[float, typer.Option(help="share of the pairs made of photographs whose sky is mirrored (beyond the paper); 0.4 is good")] = 0.0,
+    start: Annotated[Optional[str], typer.Option(help="generator to begin with: a file, or generator for the shipped one; profile tuned suits it")] = None,
     resume: Annotated[bool, typer.Option(help="go on from the checkpoint in the folder")] = True,
     every: Annotated[int, typer.Option(help="images between checkpoints and samples; five times as many between sample videos")] = 20_000,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan with estimated hours and memory, and stop")] = False,
@@ -168,6 +177,7 @@ def train(
     "Train a generator on photographs, videos or rendered scenes; killed and started again, it goes on where it was."
     from deeplandscape import plan, training
     from deeplandscape.core import use_threads
+    from deeplandscape.generator import load_generator
     from deeplandscape.perception import segmenter
     if profile not in training.PROFILES: raise InputError(f"There is no profile {profile!r}; choose one of {', '.join(training.PROFILES)}.")
     config = with_settings(training.PROFILES[profile], set)
@@ -175,11 +185,11 @@ def train(
     fabric = training.launch(device, 1 if dry_run else devices, 1 if dry_run else nodes, precision)
     if fabric.is_global_zero: typer.echo(training.describe(config))
     if dry_run: return typer.echo(plan.plan_text(plan.plan(config, fabric, devices * nodes)))
-    sizes = [config.generator.size(level) for level, *_ in training.phases(config)]
+    sizes, segment = [config.generator.size(level) for level, *_ in training.phases(config)], segmenter(device=str(fabric.device))
     with fabric.rank_zero_first(), contextlib.nullcontext() if fabric.is_global_zero else contextlib.redirect_stdout(io.StringIO()):
-        sources = training.Sources(*open_material(photos, clips, scenes, out, sizes))
+        sources = place_material(*open_material(photos, clips, scenes, out, sizes), sizes, fabric.device, mirror, segment)
     card = dict(data=dict(stills=photos or clips or [f"{scenes} rendered scenes"], clips=clips or [f"{scenes} rendered scenes"]))
-    try: path = training.train(config, sources, out, resume, None, every, every, fabric, card, segmenter(device=str(fabric.device)), 5 * every)
+    try: path = training.train(config, sources, out, resume, None, every, every, fabric, card, segment, 5 * every, start=start and load_generator(start))
     except KeyboardInterrupt as stopped:
         typer.echo(f"deeplandscape: {str(stopped) or 'stopped at once; the last checkpoint stays.'}", err=True)
         raise typer.Exit(130) from None
