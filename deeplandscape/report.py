@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from matplotlib.figure import Figure
+from PIL import Image
 from . import __version__
 from .core import (InputError, atomic, file_sha256, from_uint8, read_photo, save_image, to_uint8,
                                 weights_path, write_video)
@@ -89,7 +90,7 @@ def write_gif(
     frames: torch.Tensor,        # (T, 3, H, W) in [-1, 1]
     path: Path,                  # ends in .gif
     fps: float = 15,             # frames per second of `frames`
-    most_bytes: int = 2_400_000, # size limit of the file
+    most_bytes: int = 800_000, # size limit of the file
 ) -> tuple[int, int]:            # step and width: every step-th frame was written, so wide
     "Writes a looping GIF of at most `most_bytes`: smaller first, then with fewer frames; the speed stays."
     step, full = max(1, round(fps / 12)), frames.shape[-1]
@@ -136,12 +137,15 @@ def provenance(name, profile, values, parameters, weights, seed, started, inputs
 
 # %% ../nbs/20_report.ipynb #1acf77c8
 def write_picture(picture: Figure | torch.Tensor, path: Path) -> None:
-    "A matplotlib figure, or an image (3, H, W) in [-1, 1], as PNG."
+    "A matplotlib figure, or an image (3, H, W) in [-1, 1], as PNG; a large one with 256 colours, so that a set of results stays small."
     if isinstance(picture, torch.Tensor):
         save_image(picture, path)
     else:
         with atomic(path) as temporary:
             picture.savefig(temporary, format="png", metadata={"Software": None})
+    if path.stat().st_size > 200_000:
+        with atomic(path) as temporary:
+            Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(temporary, format="png", optimize=True)
 
 
 def json_number(value):
