@@ -141,7 +141,7 @@ GPU = replace(SMALL, generator=GeneratorConfig(resolution=128, channels=(256, 25
               batch=((8, 64), (64, 32)), r1_gamma=((8, 1.0), (64, 4.0), (128, 10.0)), lr=((8, 1e-3), (128, 1.5e-3)))
 GATED = replace(SMALL, generator=replace(SMALL.generator, dynamic_gate=True), pairs=(0.5, 0.4), shared=(1 / 3, 1 / 3))
 TUNED = replace(GATED, first_resolution=64, fade_images=((64, 8_000),), stable_images=((64, 400_000),), judges_first=6_400, shared=(0.5, 0.15),
-                ema=((64, 0.998),), r1_gamma=((64, 2.0),))
+                ema=((64, 0.998),), r1_gamma=((64, 0.4),))
 PROFILES = {"small": SMALL, "gated": GATED, "tuned": TUNED, "gpu": GPU, "paper": paper_config(), "paper128": paper_config(128), "paper512": paper_config(512),
             "official": official_config(), "official512": official_config(512)}
 
