@@ -158,7 +158,7 @@ def place_material(still, moving, sizes, device, mirror, segment):
 # %% ../nbs/23_cli.ipynb #2dccf38e
 @app.command()
 def train(
-    profile: Annotated[str, typer.Option(help="small (64 px), gated and tuned (its way to weights worth shipping), gpu (128 px), paper (256 px), paper128, paper512, official, official512")] = "small",
+    profile: Annotated[str, typer.Option(help="small, gated, tuned (64 px), gpu (128), paper (256), paper128, paper512, official, official512")] = "small",
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for checkpoint, log and samples")] = Path("runs/train"),
     photos: Annotated[list[str], typer.Option("--photos", "--stills", help="folder of photographs or prepared store, PATH or PATH:WEIGHT; repeatable")] = [],
     clips: Annotated[list[str], typer.Option(help="folder of clips, video or prepared store, PATH or PATH:WEIGHT; repeatable")] = [],

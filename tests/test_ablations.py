@@ -10,7 +10,7 @@ from scipy.stats import t as student
 
 from deeplandscape import ablations
 from deeplandscape.ablations import (
-    BOTH, EMBEDDED_PAIR, LAND, NAMES, ROW_OF, SHARE, SHARE_S, SKY, TRUTH, Protocol, Views, ablations_card, agreement, beside_paper, comparisons, difference, draw_columns,
+    BOTH, EMBEDDED_PAIR, LAND, NAMES, ROW_OF, ROWS, SHARE, SHARE_S, SKY, TRUTH, Protocol, Views, ablations_card, agreement, beside_paper, comparisons, difference, draw_columns,
     draw_pairs, find_models, frechet_replicates, generated_views, interval, is_trained, load_ablations, load_measurements, measure_models, numbers_table,
     open_models, orderings, pack_network, read_numbers, rendered_views, replicates, resampled, result_table, save_ablations, scene_terms, show_beside,
     show_orderings, unpack_network, variance_terms, verdict, verdict_counts, what_trained)
@@ -334,4 +334,4 @@ def test_without_a_result_it_says_so(tmp_path):
 def test_a_strip_for_every_row():
     views = {row: generated_views(model(row), range(3), 2, left_is_land) for row in ("original", "crop_sampling")}
     figure = draw_pairs(views, 3)
-    assert [axes.get_ylabel() for axes in figure.axes] == ["Original StyleGAN", "+ crop sampling\n= decay"] and set(NAMES) == {*ABLATIONS, TRUTH}
+    assert [axes.get_ylabel() for axes in figure.axes] == ["Original StyleGAN", "+ crop sampling\n= decay"] and set(NAMES) == {*ROWS, TRUTH}
