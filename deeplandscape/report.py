@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageOps
 from . import __version__
 from .core import (InputError, atomic, file_sha256, from_uint8, read_photo, save_image, to_uint8,
                                 weights_path, write_video)
@@ -137,15 +137,22 @@ def provenance(name, profile, values, parameters, weights, seed, started, inputs
 
 # %% ../nbs/20_report.ipynb #1acf77c8
 def write_picture(picture: Figure | torch.Tensor, path: Path) -> None:
-    "A matplotlib figure, or an image (3, H, W) in [-1, 1], as PNG; a large one with 256 colours, so that a set of results stays small."
+    "A matplotlib figure, or an image (3, H, W) in [-1, 1], as PNG; a large one is made smaller, so that a set of results stays small."
     if isinstance(picture, torch.Tensor):
         save_image(picture, path)
     else:
         with atomic(path) as temporary:
             picture.savefig(temporary, format="png", metadata={"Software": None})
-    if path.stat().st_size > 200_000:
-        with atomic(path) as temporary:
-            Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(temporary, format="png", optimize=True)
+    if path.stat().st_size > 200_000: make_smaller(path)
+
+
+def make_smaller(path: Path, most_bytes: int = 400_000) -> None:
+    "Write a picture with six bits a colour, which nobody sees and which halves it, and then smaller until it fits."
+    picture = ImageOps.posterize(Image.open(path).convert("RGB"), 6)
+    while True:
+        with atomic(path) as temporary: picture.save(temporary, format="png", optimize=True)
+        if path.stat().st_size <= most_bytes: return
+        picture = picture.resize((round(picture.width * 0.85), round(picture.height * 0.85)), Image.Resampling.LANCZOS)
 
 
 def json_number(value):
