@@ -120,6 +120,7 @@ def regions(photo, segment, mask=None):
         moving = moving * (1 - objects_in(photo, moving * (p[:, 1:2] > p[:, 2:])))
     down = torch.linspace(0, 1, h, device=photo.device).view(1, 1, h, 1)   # doubtful: sky above, water below
     sky = (p[:, 1:2] + 0.01 * (1 - down)) / (p[:, 1:].sum(1, keepdim=True) + 0.01)
+    if moving.amin() > 0.99 and p[:, 1].mean() > 2 * p[:, 2].mean(): sky = torch.ones_like(sky)     # nothing but sky
     return torch.cat([1 - moving, moving * sky, moving * (1 - sky)], dim=1)
 
 # %% ../nbs/12_animation.ipynb #025c0a34
@@ -346,7 +347,8 @@ def load_picture(photo, size, device):
     return resize(x[None].float().clamp(-1, 1), video_size(*x.shape[1:], size)).to(device), tuple(x.shape[1:])
 
 def load_mask(mask, device):
-    "A file or tensor -> (1, 1, h, w) in [0, 1]."
+    "A file, a tensor, or \"all\" -> (1, 1, h, w) in [0, 1]."
+    if not torch.is_tensor(mask) and str(mask) == "all": return torch.ones(1, 1, 8, 8, device=device)
     m = mask.float() if torch.is_tensor(mask) else (read_photo(mask).mean(0, keepdim=True) + 1) / 2
     if m.dim() != 3 or len(m) != 1: raise InputError(f"A mask is a tensor (1, H, W), not {tuple(m.shape)}.")
     return m[None].clamp(0, 1).to(device)
@@ -437,7 +439,7 @@ def animate(
     speed: float = 1.0,             # 1: calm clouds
     seed: int = 0,                  # of everything drawn at random
     variant: str = "EOIFS",         # of the inversion
-    mask=None,                      # what moves: picture file or (1, H, W) in [0, 1]; None: found
+    mask=None,                      # what moves: picture file, (1, H, W) in [0, 1], or "all"; None: found
     size: int = 512,                # longest side of the video in pixels
     loop: bool = False,             # the last frame leads into the first
     iterations: int | None = None,  # of each step of the inversion; None: the paper's 500
@@ -453,7 +455,7 @@ def animate(
     p = regions(image, need(models, "segment", device), None if mask is None else load_mask(mask, device))
     report, horizon = describe(original, image, frames, fps, p), horizon_of(p)
     if horizon is None:
-        report["note"] = "Neither sky nor water was found: nothing moves, only the light changes. A mask can say what should move."
+        report["note"] = "Neither sky nor water was found: nothing moves, only the light changes. A mask can say what should move (--mask all: everything)."
         if light is None:
             try: light, A = "random", light_network("random", amount, models, device)
             except InputError as error: report["light"] = str(error)

@@ -51,7 +51,7 @@ def animate(
     seconds: Annotated[float, typer.Option(help="length")] = 4.0,
     fps: Annotated[int, typer.Option(help="frames per second")] = 30,
     size: Annotated[int, typer.Option(help="longest side of the video in pixels")] = 512,
-    mask: Annotated[Optional[Path], typer.Option(help="picture, white where things move, black where they must not; default: found")] = None,
+    mask: Annotated[Optional[Path], typer.Option(help="picture, white where things move; all: everything moves; default: found")] = None,
     loop: Annotated[bool, typer.Option("--loop", help="the last frame leads into the first")] = False,
     light: Annotated[Optional[str], typer.Option(help="none, tour, random, or styles as light_sunset,deep_night; default: random if nothing moves")] = None,
     light_amount: Annotated[float, typer.Option(help="how far the light changes, from 0 to 1")] = 1.0,

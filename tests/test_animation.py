@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from deeplandscape.animation import Composer, animate, animate_maps, objects_in, size_quality, smoothness, without_islands
+from deeplandscape.animation import Composer, animate, animate_maps, horizon_of, objects_in, regions, size_quality, smoothness, without_islands
 from deeplandscape.cli import app
 from deeplandscape.core import InputError, read_video, save_image
 from deeplandscape.generator import Generator, GeneratorConfig
@@ -255,3 +255,11 @@ def test_unwritable_output_leaves_nothing(tmp_path):
     for path in (tmp_path / "file" / "x.mp4", tmp_path / "x.avi"):
         with pytest.raises(InputError): video.save(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_picture_that_is_all_sky():
+    "With the mask `all` everything moves, and where hardly any water was found all of it is sky."
+    found = regions(torch.rand(1, 3, 32, 32), bands(0.5, 0.9), torch.ones(1, 1, 8, 8))
+    assert torch.equal(found[:, 1], torch.ones(1, 32, 32)) and horizon_of(found) == 1
+    mixed = regions(torch.rand(1, 3, 32, 32), bands(0.4, 0.5), torch.ones(1, 1, 8, 8))
+    assert mixed[:, 0].max() == 0 and mixed[0, 2, -1].min() > 0.9
