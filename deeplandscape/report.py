@@ -146,7 +146,7 @@ def write_picture(picture: Figure | torch.Tensor, path: Path) -> None:
     if path.stat().st_size > 200_000: make_smaller(path)
 
 
-def make_smaller(path: Path, most_bytes: int = 400_000) -> None:
+def make_smaller(path: Path, most_bytes: int = 200_000) -> None:
     "Write a picture with six bits a colour, which nobody sees and which halves it, and then smaller until it fits."
     picture = ImageOps.posterize(Image.open(path).convert("RGB"), 6)
     while True:
@@ -173,6 +173,7 @@ def save_result(
     frames: torch.Tensor | None = None,       # (T, 3, H, W) in [-1, 1] -> .mp4 and .gif
     fps: float = 30,                 # frames per second of `frames`
     output: str | Path = "../../runs/scratch",  # folder, made if missing
+    gif: bool = True,                # write the .gif too
     inputs: tuple = (),              # files of other results that this one was made from: their hashes -> .json
 ) -> Path:                           # the .json
     "Writes `output/NAME.{png,csv,mp4,gif,json}`, each atomically, the JSON with its provenance last."
@@ -186,7 +187,7 @@ def save_result(
             table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
     if frames is not None:
         write_video(frames, base.with_suffix(".mp4"), fps=fps)
-        write_gif(frames, base.with_suffix(".gif"), fps=fps)
+        if gif: write_gif(frames, base.with_suffix(".gif"), fps=fps)
     facts = provenance(name, profile, values or {}, parameters or {}, weights, seed, started, inputs)
     with atomic(base.with_suffix(".json")) as temporary:
         text = json.dumps(facts, indent=1, ensure_ascii=False, default=json_number)
@@ -237,10 +238,10 @@ class Run:
         return {"parameters": {k: v for k, v in self.parameters.items() if k not in places}, "weights": hashes_of_weights(weights),
                 "code": code_version()["sha256"]}
 
-    def save(self, figure=None, table=None, values=None, weights=(), frames=None, fps=30) -> Path:
+    def save(self, figure=None, table=None, values=None, weights=(), frames=None, fps=30, gif=True) -> Path:
         "Writes the results (see `save_result`) with this run's parameters, seed and duration."
         return save_result(self.name, self.profile, figure, table, values, self.parameters, weights,
-                           self.parameters.get("seed"), self.started, frames, fps, self.output, self.inputs)
+                           self.parameters.get("seed"), self.started, frames, fps, self.output, gif, self.inputs)
 
 # %% ../nbs/20_report.ipynb #a8456898
 def published(name: str) -> pd.DataFrame:  # columns: method, condition, metric, better, value
