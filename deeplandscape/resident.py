@@ -28,7 +28,7 @@ class Shelf:
     frames: Tensor    # int64 (items,)
     ends: Tensor      # float64 (items,) cumulative probabilities
 
-    def gather(self, item, frame, y, x, flip, resolution):
+    def gather(self, item, frame, y, x, flip):
         "Pixels at rows y (B, R) and columns x (B, R) of one frame each, mirrored where `flip`: (B, 3, R, R) in 0 .. 255."
         x = torch.where(flip[:, None], x.flip(1), x)
         pixel = (frame * self.height[item])[:, None, None] + y[:, :, None]
@@ -41,7 +41,7 @@ class Shelf:
         place = torch.minimum(place.clamp(min=0), (side - 1)[:, None])
         low, share = place.long(), (place - place.floor()).float()
         high, across = torch.minimum(low + 1, (side - 1)[:, None]), torch.where(flip[:, None], share.flip(1), share)[:, None, None]
-        row = lambda dy, dx: from_uint8(self.gather(item, frame, y[:, None] + dy, x[:, None] + dx, flip, resolution))
+        row = lambda dy, dx: from_uint8(self.gather(item, frame, y[:, None] + dy, x[:, None] + dx, flip))
         above, below = (torch.lerp(row(dy, low), row(dy, high), across) for dy in (low, high))
         return torch.lerp(above, below, share[:, None, :, None])
 
@@ -175,7 +175,7 @@ class Resident:
         corner = lambda size: (u[5] * (size[item] - resolution + 1)).long()[:, None] + steps
         y, x = corner(shelf.height), corner(shelf.width)
         chosen = [first] if frames == 1 else [first, second + (second >= first)]
-        return from_uint8(torch.stack([shelf.gather(item, frame, y, x, u[7] < 0.5, resolution) for frame in chosen], dim=1))
+        return from_uint8(torch.stack([shelf.gather(item, frame, y, x, u[7] < 0.5) for frame in chosen], dim=1))
 
     def crops(self, resolution, seeds):
         "Crop pairs (B, 2, 3, R, R): one frame, two places, a common flip."

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'r1_penalty', 'item_seeds', 'item_numbers', 'draw_latents', 'Sources', 'launch', 'leaves', 'mapped',
-           'Graphs', 'Networks', 'update', 'draw_fakes', 'make_fakes', 'update_discriminator', 'discriminator_step',
-           'update_generator', 'generator_step', 'average_weights', 'enter_level', 'train_step', 'begin_from', 'pack',
-           'unpack', 'changed_settings', 'save_checkpoint', 'load_checkpoint', 'save_average', 'Stop', 'Course',
-           'begin', 'aside', 'train', 'describe']
+           'Graphs', 'make_adam', 'give_rates', 'Networks', 'update', 'draw_fakes', 'make_fakes',
+           'update_discriminator', 'discriminator_step', 'update_generator', 'generator_step', 'average_weights',
+           'enter_level', 'train_step', 'begin_from', 'pack', 'unpack', 'changed_settings', 'save_checkpoint',
+           'load_checkpoint', 'save_average', 'Stop', 'Course', 'begin', 'aside', 'train', 'describe']
 
 # %% ../nbs/06_training.ipynb #07defc98
 import contextlib, copy, gc, json, math, os, signal, sys, threading
@@ -52,13 +52,11 @@ def item_numbers(
     seeds: list[int],   # of the items
     count: int,         # numbers for each
     device="cpu",
-    uniform: bool = False,   # uniform on [0, 1) instead of normal
 ) -> Tensor:            # (len(seeds), count), float32
-    "Random numbers of each item; on a GPU all of them in one kernel, seeded by the first item."
-    draw = torch.rand if uniform else torch.randn
+    "Normal numbers of each item; on a GPU all of them in one kernel, seeded by the first item."
     generator = lambda seed: torch.Generator(device).manual_seed(seed)
-    if torch.device(device).type != "cpu": return draw(len(seeds), count, generator=generator(seeds[0]), device=device)
-    return torch.stack([draw(count, generator=generator(seed)) for seed in seeds])
+    if torch.device(device).type != "cpu": return torch.randn(len(seeds), count, generator=generator(seeds[0]), device=device)
+    return torch.stack([torch.randn(count, generator=generator(seed)) for seed in seeds])
 
 # %% ../nbs/06_training.ipynb #52ee19e6
 def draw_latents(
@@ -172,6 +170,27 @@ class Graphs:
         finally: graph.capture_end()
         return graph, leaves(tensors), logs
 
+# %% ../nbs/06_training.ipynb #3eb17b4e
+def make_adam(
+    groups: list[dict],    # params, relative
+    betas: tuple,
+    device,
+    fast: bool | None = None,    # one kernel, with rates on the device, as graphs need it; None: on a GPU
+) -> torch.optim.Adam:
+    "Adam whose groups have rates of their own."
+    if not (torch.device(device).type == "cuda" if fast is None else fast): return torch.optim.Adam(groups, lr=1e-3, betas=betas, foreach=True)
+    own = [group | dict(lr=torch.tensor(1e-3, device=device)) for group in groups]      # a default would be one tensor for all of them
+    return torch.optim.Adam(own, betas=betas, fused=True, capturable=torch.device(device).type == "cuda")
+
+def give_rates(
+    optimizer,
+    lr: float,      # of what has relative rate 1
+):
+    "Give every group its share of the rate, in place where it lies on the device: a graph reads it there."
+    for group in optimizer.param_groups:
+        rate = lr * group["relative"]
+        group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
+
 # %% ../nbs/06_training.ipynb #1a8a552b
 class Networks:
     "The three networks, the running average of G, and their optimisers."
@@ -196,17 +215,13 @@ class Networks:
         self.G, self.D = place(G), tuple(map(place, D))
         groups = [dict(params=[*G.blocks.parameters(), *G.to_rgb.parameters()], relative=1.0),
                   dict(params=list(G.mapping.parameters()), relative=config.mapping_lr)]
-        fast = dict(lr=torch.tensor(1e-3), fused=True, capturable=True) if fabric.device.type == "cuda" else dict(lr=1e-3, foreach=True)
-        adam = lambda groups: fabric.setup_optimizers(torch.optim.Adam(groups, betas=config.betas, **fast))
+        adam = lambda groups: fabric.setup_optimizers(make_adam(groups, config.betas, fabric.device))
         self.G_opt = adam(groups)
         self.D_opt = tuple(adam([dict(params=list(d.parameters()), relative=1.0)]) for d in self.D)
 
     def set_lr(self, lr):
         "Give every optimiser the scheduled rate, each group relative to it."
-        for opt in (self.G_opt, *self.D_opt):
-            for group in opt.param_groups:
-                rate = lr * group["relative"]
-                group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate    # a graph reads the rate from the device
+        for optimizer in (self.G_opt, *self.D_opt): give_rates(optimizer, lr)
 
 # %% ../nbs/06_training.ipynb #57be816c
 def update(
