@@ -476,9 +476,14 @@ def _prepare_clips(shelf: _Shelf, labelled: dict, refused: list, _):
             shelf.commit()
 
 # %% ../nbs/02_data.ipynb #bb8781e8
-def _scene_levels(seeds, frames: int, resolutions, aspect: float):
-    "Levels (B, frames, h, w, 3) and static masks (B, h, w); frame k has light k // 2 and clouds k % 2."
-    top, k = max(resolutions), torch.arange(frames).repeat(len(seeds))
+def scene_levels(
+    seeds,  # int64 (B,); their device renders
+    frames: int,  # frame k has light k // 2 and clouds k % 2
+    resolutions,  # px
+    aspect: float,  # width over height
+) -> tuple:  # resolution -> uint8 (B, frames, h, w, 3); resolution -> uint8 (B, h, w), 255 where static
+    "Rendered scenes at several resolutions, and what stands still in them."
+    top, k = max(resolutions), torch.arange(frames, device=seeds.device).repeat(len(seeds))
     every = seeds.repeat_interleave(frames)
     out = render(every, sample_weather(every, k // 2, k % 2), height=top, width=round(top * aspect))
     still = out.static.unflatten(0, (-1, frames))[:, 0]
@@ -486,8 +491,8 @@ def _scene_levels(seeds, frames: int, resolutions, aspect: float):
     for r in resolutions:
         size = level_size(*out.images.shape[-2:], r)
         images = to_uint8(F.interpolate(out.images, size, mode="area"))
-        levels[r] = images.permute(0, 2, 3, 1).unflatten(0, (-1, frames)).numpy()
-        masks[r] = F.interpolate(still, size, mode="area")[:, 0].mul(255).round().byte().numpy()
+        levels[r] = images.permute(0, 2, 3, 1).unflatten(0, (-1, frames))
+        masks[r] = F.interpolate(still, size, mode="area")[:, 0].mul(255).round().byte()
     return levels, masks
 
 # %% ../nbs/02_data.ipynb #6d018496
@@ -498,11 +503,11 @@ def _prepare_scenes(shelf: _Shelf, count: int, *_):
     size, seeds = [top, round(top * aspect)], scene_seeds(split, 0, count)
     with progress_bar(count, "scenes", initial=shelf.count) as bar:
         for chunk in _chunks(range(shelf.count, count), max(1, 32 // frames)):
-            levels, masks = _scene_levels(seeds[chunk], frames, shelf.resolutions, aspect)
+            levels, masks = scene_levels(seeds[chunk], frames, shelf.resolutions, aspect)
             for b, k in enumerate(chunk):
                 item = dict(name=f"scene-{split}-{k}", kind="scene", seed=int(seeds[k]),
                             size=size, frames=frames, mask=True)
-                shelf.add(item, {r: a[b] for r, a in levels.items()}, {r: a[b] for r, a in masks.items()})
+                shelf.add(item, *({r: a[b].numpy() for r, a in part.items()} for part in (levels, masks)))
             shelf.commit()
             bar.update(len(chunk))
 

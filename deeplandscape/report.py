@@ -173,8 +173,9 @@ def save_result(
     frames: torch.Tensor | None = None,       # (T, 3, H, W) in [-1, 1] -> .mp4 and .gif
     fps: float = 30,                 # frames per second of `frames`
     output: str | Path = "../../runs/scratch",  # folder, made if missing
-    gif: bool = True,                # write the .gif too
     inputs: tuple = (),              # files of other results that this one was made from: their hashes -> .json
+    gif: bool = True,                # write the .gif too
+    cost: dict | None = None,        # measured seconds and memory, which no other run need repeat -> "run" in .json
 ) -> Path:                           # the .json
     "Writes `output/NAME.{png,csv,mp4,gif,json}`, each atomically, the JSON with its provenance last."
     base = Path(output) / name
@@ -189,6 +190,7 @@ def save_result(
         write_video(frames, base.with_suffix(".mp4"), fps=fps)
         if gif: write_gif(frames, base.with_suffix(".gif"), fps=fps)
     facts = provenance(name, profile, values or {}, parameters or {}, weights, seed, started, inputs)
+    facts["run"] |= cost or {}
     with atomic(base.with_suffix(".json")) as temporary:
         text = json.dumps(facts, indent=1, ensure_ascii=False, default=json_number)
         Path(temporary).write_text(text + "\n", encoding="utf-8")
@@ -238,10 +240,10 @@ class Run:
         return {"parameters": {k: v for k, v in self.parameters.items() if k not in places}, "weights": hashes_of_weights(weights),
                 "code": code_version()["sha256"]}
 
-    def save(self, figure=None, table=None, values=None, weights=(), frames=None, fps=30, gif=True) -> Path:
+    def save(self, figure=None, table=None, values=None, weights=(), frames=None, fps=30, gif=True, cost=None) -> Path:
         "Writes the results (see `save_result`) with this run's parameters, seed and duration."
         return save_result(self.name, self.profile, figure, table, values, self.parameters, weights,
-                           self.parameters.get("seed"), self.started, frames, fps, self.output, gif, self.inputs)
+                           self.parameters.get("seed"), self.started, frames, fps, self.output, self.inputs, gif, cost)
 
 # %% ../nbs/20_report.ipynb #a8456898
 def published(name: str) -> pd.DataFrame:  # columns: method, condition, metric, better, value

@@ -14,8 +14,8 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from .core import InputError, from_uint8, progress, to_uint8
-from .data import Store, centre_stills, level_size
-from .scenes import render, sample_weather, scene_seeds
+from .data import Store, centre_stills, scene_levels
+from .scenes import scene_seeds
 
 # %% ../nbs/02c_resident.ipynb #a737aba4
 @dataclass(frozen=True)
@@ -83,13 +83,10 @@ class Scenes:
                  frames: int = 4,
                  aspect: float = 1.5):              # width over height
         self.count, self.frames, self.levels = count, frames, {r: [] for r in resolutions}
-        seeds, top = scene_seeds("train", 0, count).to(device), max(resolutions)
+        seeds = scene_seeds("train", 0, count).to(device)
         with progress(count, "scenes") as bar:
             for part in seeds.split(64 if torch.device(device).type != "cpu" else 8):
-                every, k = part.repeat_interleave(frames), torch.arange(frames, device=device).repeat(len(part))
-                images = render(every, sample_weather(every, k // 2, k % 2), top, round(top * aspect)).images
-                for r, level in self.levels.items():
-                    level.append(to_uint8(F.interpolate(images, level_size(*images.shape[-2:], r), mode="area")).permute(0, 2, 3, 1))
+                for r, pictures in scene_levels(part, frames, resolutions, aspect)[0].items(): self.levels[r].append(pictures.flatten(0, 1))
                 bar.update(len(part))
         self.levels = {r: torch.cat(level) for r, level in self.levels.items()}
 

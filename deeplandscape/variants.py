@@ -128,6 +128,7 @@ def measure_inversion(
         frames = moved_frames(found, b, homography, gap * torch.arange(steps + 1, dtype=torch.float64))
         row["Flow x 10^-3 (DIS)"], row["share of the asked motion"] = motion_in(frames.cpu(), cases.masks[b:b + 1, 1:2].cpu(), homography, gap)
     return rows
+
 def measure_inversions(found: list, cases: Cases, **options) -> list[dict]:
     "The same of the batches of `invert_cases`, all cases together."
     ends = torch.tensor([len(i.photo) for i in found]).cumsum(0).tolist()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from deeplandscape.core import load_tensors, use_threads
-from deeplandscape.data import Store, prepare_store
+from deeplandscape.data import Store, _windows, prepare_store
 from deeplandscape.generator import GeneratorConfig
 from deeplandscape.perception import segmenter
 from deeplandscape.resident import MirroredSkies, Resident, Scenes, mirror_skies, windows
@@ -59,6 +59,8 @@ def test_crop_windows_stay_inside_and_apart(height, width, side):
     assert (got == side).all() and min(y1.min(), y2.min(), x1.min(), x2.min()) >= 0
     assert max(y1.max(), y2.max()) + side <= height and max(x1.max(), x2.max()) + side <= width
     assert (torch.maximum((y1 - y2).abs(), (x1 - x2).abs()) >= 4).all()
+    for b in range(50):       # the rule of `data`, number by number
+        assert _windows(height, width, 16, u[:, b].tolist()) == (side, [(y1[b], x1[b]), (y2[b], x2[b])])
 
 
 def test_resume_equals_uninterrupted(scenes, tmp_path):
