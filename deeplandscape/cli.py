@@ -155,6 +155,12 @@ def place_material(still, moving, sizes, device, mirror, segment):
     resident = mirror or fits(still, moving, sizes, device)
     return on_device(still, moving, sizes, device, mirror, segment) if resident else Sources(still, moving)
 
+def finish_training(path, amplify, segment, device):
+    "Strengthen S_dyn where that is asked for, and say where the generator is."
+    from deeplandscape.watching import match_motion_of
+    if amplify: typer.echo(f"S_dyn is {match_motion_of(path, segment, amplify, device):.2f} times as strong as trained")
+    typer.echo(f"the generator is {path}")
+
 # %% ../nbs/23_cli.ipynb #2dccf38e
 @app.command()
 def train(
@@ -164,8 +170,9 @@ def train(
     clips: Annotated[list[str], typer.Option(help="folder of clips, video or prepared store, PATH or PATH:WEIGHT; repeatable")] = [],
     scenes: Annotated[int, typer.Option(help="rendered scenes to train on when no clips are given")] = 2000,
     set: Annotated[list[str], typer.Option(help="change a setting, name=value; repeatable")] = [],
-    mirror: Annotated[float, typer.Option(help="share of the pairs made of photographs whose sky is mirrored (beyond the paper); 0.4 is good")] = 0.0,
+    mirror: Annotated[float, typer.Option(help="share of the pairs made of photographs whose sky is mirrored (beyond the paper); 0.6 is good")] = 0.0,
     start: Annotated[Optional[str], typer.Option(help="generator to begin with: a file, or generator for the shipped one; profile tuned suits it")] = None,
+    amplify: Annotated[float, typer.Option(help="at the end strengthen S_dyn to this share of the motion in real pairs; 0: as trained, 0.9 is good")] = 0.0,
     resume: Annotated[bool, typer.Option(help="go on from the checkpoint in the folder")] = True,
     every: Annotated[int, typer.Option(help="images between checkpoints and samples; five times as many between sample videos")] = 20_000,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan with estimated hours and memory, and stop")] = False,
@@ -193,7 +200,7 @@ def train(
     except KeyboardInterrupt as stopped:
         typer.echo(f"deeplandscape: {str(stopped) or 'stopped at once; the last checkpoint stays.'}", err=True)
         raise typer.Exit(130) from None
-    if fabric.is_global_zero: typer.echo(f"the generator is {path}")
+    if fabric.is_global_zero: finish_training(path, amplify, segment, fabric.device)
 
 # %% ../nbs/23_cli.ipynb #ee2de318
 @app.command()

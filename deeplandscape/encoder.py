@@ -117,6 +117,12 @@ class Encoder(nn.Module):
         for name, rgb in ("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225)):
             self.register_buffer(name, torch.tensor(rgb).view(1, 3, 1, 1), persistent=False)
 
+    def train(self, mode: bool = True):
+        "A backbone that is not trained keeps the statistics of its normalisation too."
+        super().train(mode)
+        if not next(self.backbone.parameters()).requires_grad: self.backbone.eval()
+        return self
+
     def forward(self, photo):
         features = self.backbone(((photo + 1) / 2 - self.mean) / self.std)
         W = self.fc(features).unflatten(1, (self.config.levels, self.config.w_dim))
@@ -294,6 +300,7 @@ def train_encoder(
     mixing: float = 0.9,             # probability of style mixing
     reuse: int = 1,                  # how often a sample is seen, on average
     pretrained: bool = False,        # a ResNet starts from ImageNet weights
+    start: Encoder | None = None,    # E of a generator that became G: its backbone is kept, its head trained on
 ) -> Encoder:                        # on G's device, in evaluation mode; .meta["history"] has the errors
     "Train E on samples of G drawn on the fly; a pure function of seed and step, so resuming is exact."
     config = config or small_encoder(G.config)
@@ -301,11 +308,15 @@ def train_encoder(
         raise InputError(f"E for {config.levels} levels of {config.w_dim} does not fit G; use "
                          f"{G.config.levels} levels of {G.config.w_dim}.")
     about = {"config": asdict(config), "batch": batch, "seed": seed, "mixing": mixing, "reuse": reuse,
-             "pretrained": pretrained}
+             "pretrained": pretrained, **({"begun_with": "another encoder"} if start else {})}
     plan = FitConfig(steps, learning_rate, validate_every=validate_every)
     checkpoint = path and Path(path).with_suffix(".resume.safetensors")
     last = dict(memory_format=torch.channels_last)                         # twice as fast on a processor
     E, copy = start_encoder(G, config, seed, pretrained).to(**last), deepcopy(G).eval().to(**last)
+    if start is not None:
+        if start.config != config: raise InputError(f"An encoder of the same sizes is wanted to begin with, {config}, not {start.config}.")
+        E.load_state_dict(start.state_dict())
+        E.backbone.requires_grad_(False)
     loss = encoder_loss(E, copy, batch, seed, mixing, reuse)
     history = fit(E, loss, plan, checkpoint, resume, about, "encoder", not progress)
     E.meta = {**about, "steps": steps, "learning_rate": learning_rate, "history": history}

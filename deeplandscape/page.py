@@ -39,12 +39,12 @@ def result_of(folder: Path, name: str) -> dict | None:
     if not is_there(path): return None
     facts = json.loads(path.read_text(encoding="utf-8"))
     title, purpose = title_of(name)
-    video, still = path.with_suffix(".mp4"), picture_of(path.with_suffix(".gif"))
+    video, still = path.with_suffix(".mp4"), picture_of(path.with_suffix(".webp"))
     numbers = [(key, value) for key, value in facts["values"].items() if not isinstance(value, (dict, list))]
     commit, _, dirty = (facts["run"]["commit"] or "none").partition("-")
     return {"name": name, "title": title, "purpose": purpose, "numbers": numbers, "picture": picture_of(path.with_suffix(".png")),
             "video": {**still, "file": video.name} if video.exists() and still else None,
-            "files": [s for s in ("png", "mp4", "gif", "csv", "json") if path.with_suffix(f".{s}").exists()],
+            "files": [s for s in ("png", "mp4", "webp", "csv", "json") if path.with_suffix(f".{s}").exists()],
             "seconds": facts["run"]["seconds"] or 0, "minutes": f"{(facts['run']['seconds'] or 0) / 60:.1f}", "seed": facts["seed"],
             "weights": facts["weights"], "code": facts["code"]["sha256"], "commit": commit[:8] + (f"-{dirty}" if dirty else ""),
             "settings": settings_beside_paper(facts)}

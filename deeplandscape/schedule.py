@@ -24,6 +24,7 @@ class TrainConfig:
     total_batches: int | None = 450_000    # train on at the last resolution until then; None: stop after the phases
     batch: tuple = ((4, 512), (8, 256), (16, 128), (32, 64), (64, 32), (128, 32), (256, 16), (512, 8))
     lr: tuple = ((4, 1e-3), (128, 1.5e-3), (256, 2e-3), (512, 3e-3))
+    cool: int = 0                          # images at the end over which the learning rates fall to zero
     mapping_lr: float = 0.01               # learning rate of M relative to the rest
     betas: tuple[float, float] = (0.0, 0.99)
     ema: tuple = ((4, 0.999),)             # decay of the running average of G, per step
@@ -111,8 +112,9 @@ def stage(
     resolution = config.generator.size(level)
     fade = at(config.fade_images, resolution)
     done = min(1.0, (seen - planned) / fade) if fade else 1.0
+    warm = min(1.0, max(0.0, total_images(config) - seen) / config.cool) if config.cool else 1.0
     return Stage(level, 1.0 if level == table[0][0] else done, config.pairs[0] + done * (config.pairs[1] - config.pairs[0]),
-                 at(config.batch, resolution), at(config.lr, resolution), seen == entered)
+                 at(config.batch, resolution), warm * at(config.lr, resolution), seen == entered)
 
 # %% ../nbs/05b_schedule.ipynb #66cfa427
 def paper_config(
@@ -140,8 +142,8 @@ GPU = replace(SMALL, generator=GeneratorConfig(resolution=128, channels=(256, 25
               fade_images=((8, 50_000), (16, 100_000)), stable_images=((8, 50_000), (16, 150_000), (128, 2_000_000)),
               batch=((8, 64), (64, 32)), r1_gamma=((8, 1.0), (64, 4.0), (128, 10.0)), lr=((8, 1e-3), (128, 1.5e-3)))
 GATED = replace(SMALL, generator=replace(SMALL.generator, dynamic_gate=True), pairs=(0.5, 0.4), shared=(1 / 3, 1 / 3))
-TUNED = replace(GATED, first_resolution=64, fade_images=((64, 8_000),), stable_images=((64, 400_000),), judges_first=6_400, shared=(0.5, 0.15),
-                ema=((64, 0.998),), r1_gamma=((64, 0.4),))
+TUNED = replace(GATED, first_resolution=64, fade_images=((64, 8_000),), stable_images=((64, 400_000),), judges_first=6_400, shared=(0.68, 0.09),
+                ema=((64, 0.9997),), r1_gamma=((64, 0.6),), mapping_lr=0.0, cool=150_000)
 PROFILES = {"small": SMALL, "gated": GATED, "tuned": TUNED, "gpu": GPU, "paper": paper_config(), "paper128": paper_config(128), "paper512": paper_config(512),
             "official": official_config(), "official512": official_config(512)}
 

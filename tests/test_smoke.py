@@ -53,7 +53,7 @@ def test_video_moves(smoke, name):
     frames, fps = read_video(smoke / "figures" / f"{name}.mp4")
     assert len(frames) >= 6 and fps > 0
     assert (frames[0].float() - frames[-1].float()).abs().mean() > 0.5
-    assert (smoke / "figures" / f"{name}.gif").stat().st_size > 1000
+    assert (smoke / "figures" / f"{name}.webp").stat().st_size > 1000
 
 
 def test_gallery_lists_every_result(smoke):
@@ -90,7 +90,7 @@ def kill_with_children(process):
     process.wait()
 
 
-def parts(folder, names, suffixes=("json", "csv", "png", "mp4", "gif")):
+def parts(folder, names, suffixes=("json", "csv", "png", "mp4", "webp")):
     return {name: digest for name, digest in fingerprint(folder).items() if name.split(".")[0] in names and name.split(".")[-1] in suffixes}
 
 
