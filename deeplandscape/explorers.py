@@ -243,7 +243,7 @@ class SceneExplorer(Explorer):
     "Sliders for z_dyn and the truncation, seeds for scene and clouds, nine styles: the picture."
     def __init__(self,
                  G: Generator | None = None,   # None: the shipped one
-                 seed: int = 5,                # of the scene, at first
+                 seed: int = 0,                # of the scene, at first
                  psi: float = 0.7,             # truncation, at first
                  A=None):                      # lighting network, which knows the styles; None: the shipped one
         self.G, digest = first_networks(G)
@@ -402,7 +402,7 @@ class MotionExplorer(Explorer):
     "Clock direction, speed, horizon and time: the picture, and the dynamic maps that move it."
     def __init__(self,
                  G: Generator | None = None,   # None: the shipped one
-                 seed: int = 5,                # of the scene, at first
+                 seed: int = 0,                # of the scene, at first
                  frames: int = 120,            # length of the clip, at 30 a second
                  psi: float = 0.7):            # truncation
         self.G, self.psi, controls = load_generator() if G is None else G, psi, motion_controls(seed, frames)
