@@ -10,7 +10,7 @@ from scipy.stats import t as student
 
 from deeplandscape import ablations
 from deeplandscape.ablations import (
-    BOTH, EMBEDDED_PAIR, LAND, NAMES, ROW_OF, ROWS, SHARE, SHARE_S, SKY, TRUTH, Protocol, Views, ablations_card, agreement, beside_paper, comparisons, difference, draw_columns,
+    BOTH, EMBEDDED_PAIR, LAND, NAMES, ROW_OF, ROWS, SHARE, SHARE_S, SKY, STEP, TRUTH, Protocol, Views, ablations_card, agreement, beside_paper, comparisons, difference, draw_columns,
     draw_pairs, find_models, frechet_replicates, generated_views, interval, is_trained, load_ablations, load_measurements, measure_models, numbers_table,
     open_models, orderings, pack_network, read_numbers, rendered_views, replicates, resampled, result_table, save_ablations, scene_terms, show_beside,
     show_orderings, unpack_network, variance_terms, verdict, verdict_counts, what_trained)
@@ -249,16 +249,19 @@ def test_published_networks_have_the_published_names(monkeypatch):
 
 def test_networks_and_measurements_in_one_file(measured, tmp_path):
     models, found = measured
-    numbers = sum(4 * len(v) for f in found.values() for v in f.values())
-    size = {bits: sum(t.nbytes for G in models.values() for t in pack_network(G, bits).values()) for bits in (16, 8)}
-    limits = [numbers + n for n in (size[16], size[16] - 1, size[8] - 1, size[16] // 2 - 1)]
+    numbers = sum(2 * len(v) + 2 for f in found.values() for v in f.values())
+    size = {step: sum(t.nbytes for G in models.values() for t in pack_network(G, step).values()) for step in (0, STEP)}
+    limits = [numbers + n for n in (size[0], size[0] - 1, size[0] // 2, size[0] // 2 - 1)]
     saved = [save_ablations(tmp_path / f"{k}.safetensors", models, found, Protocol(scenes=10, dynamic=2, resamples=20), most) for k, most in enumerate(limits)]
-    assert [(s["bits"], s["networks"], s["measured"]) for s in saved] == [(16, 16, 17), (8, 16, 17), (16, 8, 17), (8, 8, 17)]
+    assert size[0] // 2 < size[STEP] < size[0]
+    assert [(s["step"], s["networks"], s["measured"]) for s in saved] == [(0, 16, 17), (STEP, 16, 17), (0, 8, 17), (STEP, 8, 17)]
     assert all(s["bytes"] == (tmp_path / f"{k}.safetensors").stat().st_size for k, s in enumerate(saved))
-    with pytest.raises(InputError, match="even with 8 bits"): save_ablations(tmp_path / "no.safetensors", models, found, Protocol(), numbers)
+    with pytest.raises(InputError, match="even with rounded weights"): save_ablations(tmp_path / "no.safetensors", models, found, Protocol(), numbers)
     numbers, protocol, facts = load_measurements(tmp_path / "2.safetensors")
     assert protocol.scenes == 10 and set(numbers) == set(found) and set(facts) == set(models)
-    np.testing.assert_allclose(numbers["freq_0.5", 1][SHARE], found["freq_0.5", 1][SHARE], rtol=1e-6)
+    read, written = numbers["freq_0.5", 1][SHARE], found["freq_0.5", 1][SHARE]
+    np.testing.assert_allclose(read[0], written[0], rtol=1e-6)
+    np.testing.assert_allclose(read - read[0], written - written[0], atol=1e-3 * np.abs(written - written[0]).max())
     again, recorded, facts, known = open_models(str(tmp_path / "2.safetensors"), seeds=[0])
     assert {seed for _, seed in again} == {0} and what_trained(again, facts).here.sum() == 8 and len(facts) == 16 and known == protocol
     close = agreement(measure_models({("original", 0): again["original", 0]}, left_is_land, protocol), recorded)
@@ -274,11 +277,25 @@ def test_the_card_says_what_was_trained(measured, tmp_path):
     assert (tmp_path / "weights" / "ablations.md").read_text().strip() == card.strip()
 
 
-def test_eight_bits_keep_the_network():
+def test_rounding_keeps_the_network():
     G = model("freq_0.1")
-    for bits, most in ((16, 1e-3), (8, 0.01)):
-        H = unpack_network(G.config, **pack_network(G, bits))
-        assert max(((a - b).abs().max() / a.abs().max().clamp(min=1e-6)).item() for a, b in zip(G.state_dict().values(), H.state_dict().values())) < most
+    for step, most in ((0.0, 2e-3), (STEP, STEP / 2 + 1e-6)):
+        H = unpack_network(G.config, **pack_network(G, step), step=step)
+        assert max((a - b).abs().max().item() for a, b in zip(G.state_dict().values(), H.state_dict().values())) < most
+    next(p for p in G.parameters() if p.ndim > 1 and len(p) > 1).view(-1)[0] = 128 * STEP
+    with pytest.raises(InputError, match="half precision"): pack_network(G, STEP)
+
+
+def test_networks_come_back_from_their_mean_as_they_were_rounded(tmp_path):
+    "Of several sizes, one with weights at both ends of a byte, so that differences overflow."
+    models = {("original", 0): model("original"), ("original", 1): model("original", 1), ("crop_sampling", 0): model("crop_sampling")}
+    ends = [next(p for p in models["original", s].parameters() if p.ndim > 1 and len(p) > 1) for s in (0, 1)]
+    for p, sign in zip(ends, (1, -1)): p.view(-1)[:2] = torch.tensor([127.0, -127.0]) * STEP * sign
+    saved = save_ablations(tmp_path / "a.safetensors", models, {}, Protocol(), most_bytes=sum(2 * t.numel() for G in models.values() for t in G.state_dict().values()) - 1)
+    assert saved["step"] == STEP and saved["networks"] == 3
+    for key, G in load_ablations(tmp_path / "a.safetensors").items():
+        alone = unpack_network(G.config, **pack_network(models[key], STEP), step=STEP)
+        assert all(torch.equal(a, b) for a, b in zip(alone.state_dict().values(), G.state_dict().values()))
 
 
 def test_models_of_a_folder(tmp_path):
