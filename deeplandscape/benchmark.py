@@ -172,12 +172,13 @@ def step_speed(
     lazy: int = 8,          # with lazy R1: one penalty in so many steps
     device="cpu",
 ) -> pd.DataFrame:
-    "A training step with R1, without, and lazily, of plain and our networks."
+    "A training step with R1, without, and lazily, of plain and our networks, and of ours in mixed precision."
     G, D = Generator(config).to(device), Discriminator(config).to(device)
     latents = Latents.sample(config, range(batch), device=device)
     with torch.no_grad(): real = G(Latents.sample(config, range(batch, 2 * batch), device=device))
     convolution, flop = large_convolution(device)
-    steps = {name: training_step(form(G), form(D), latents, real) for name, form in {"plain": plain, "ours": ours}.items()}
+    ways = {"plain": (plain, None), "ours": (ours, None), "ours, bfloat16": (ours, torch.bfloat16)}
+    steps = {name: training_step(form(G), form(D), latents, real, amp=amp) for name, (form, amp) in ways.items()}
     jobs = {f"{name}, {kind}": (lambda step=step, on=on: step(on)) for name, step in steps.items() for kind, on in (("R1", True), ("no R1", False))}
     work = {name: count_flops(job) for name, job in jobs.items()}          # warms up, too
     seconds = interleaved({**jobs, "convolution": convolution}, repeats, device, warm=0)
@@ -311,6 +312,7 @@ GOALS = {   # comparison: (goal, whether larger is better)
     "forward, ours / floor": (1.5, False),
     "step with R1, plain / ours": (1.3, True),
     "step, plain with R1 / ours with lazy R1": (2.5, True),
+    "the same, ours in bfloat16": (2.5, True),
     "loader / step with lazy R1, images per second": (1.0, True),
     "inversion, released loop / ours": (1.7, True),
 }
@@ -323,7 +325,7 @@ def verdicts(
 ) -> pd.DataFrame:
     "What was measured beside the goals."
     measured = [forward.seconds["plain"] / forward.seconds["ours"], forward.times_floor["ours"],
-                steps.seconds["plain, R1"] / steps.seconds["ours, R1"], steps.seconds["plain, R1"] / steps.seconds["ours, lazy R1"],
+                *(steps.seconds["plain, R1"] / steps.seconds[name] for name in ("ours, R1", "ours, lazy R1", "ours, bfloat16, lazy R1")),
                 loader.images_per_s.min() / steps.images_per_s["ours, lazy R1"], inversion.times_faster.iloc[-1]]
     table = pd.DataFrame(GOALS.values(), index=GOALS.keys(), columns=["goal", "larger"]).assign(measured=measured)
     return table.assign(reached=(table.measured >= table.goal) == table.larger)[["measured", "goal", "reached"]]
