@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OTHER', 'SHARE', 'SHARE_S', 'SKY', 'LAND', 'EMBEDDED_PAIR', 'TRUTH', 'BOTH', 'NAMES', 'ROW_OF', 'STAND_INS', 'STEP',
-           'ROWS', 'NUMBERS', 'WORDS', 'ONLY_OURS', 'Views', 'generated_views', 'rendered_views', 'held_out',
+           'GRIDS', 'ROWS', 'NUMBERS', 'WORDS', 'ONLY_OURS', 'Views', 'generated_views', 'rendered_views', 'held_out',
            'variance_terms', 'scene_terms', 'replicates', 'frechet_replicates', 'Protocol', 'replicate_all',
            'measure_models', 'resampled', 'interval', 'runs_of', 'numbers_table', 'verdict', 'difference',
            'comparisons', 'orderings', 'pack_network', 'unpack_network', 'save_ablations', 'load_ablations',
@@ -335,40 +335,47 @@ def orderings(
 
 # %% ../nbs/14f_ablations.ipynb #4a4aa8a5
 WEIGHTS["ablations"] = Weights("ablations.safetensors", "the rows of Figure 6 and Table 1", "Apache-2.0")
-STEP = 0.2      # of the grid to which weights are rounded
+STEP = 0.15      # of the grid to which kernels are rounded
+GRIDS = dict(kernels=(1, torch.int8), styles=(0.5, torch.int8), mapping=(0.1, torch.int16))      # how wide in steps, and the integers that count them
 
 
 def pack_network(
     G: Generator,
-    step: float = 0.0,       # of the grid for matrices and kernels; 0: half precision for all
-) -> dict:                   # flat tensors: "half" and, on a grid, "whole"
-    "The weights in half precision or, for matrices and kernels, as int8 multiples of a step."
-    state = [t.detach().cpu().float() for t in G.state_dict().values()]
-    flat = lambda parts: torch.cat([p.flatten() for p in parts])
-    if not step: return dict(half=flat(state).half())
-    whole = (flat([t for t in state if _in_rows(t)]) / step).round()
-    if whole.abs().max() > 127: raise InputError(f"There are weights beyond {127 * step:.0f}, more than a byte of steps; keep this network in half precision.")
-    return dict(half=flat([t for t in state if not _in_rows(t)]).half(), whole=whole.to(torch.int8))
+    step: float = 0.0,       # of the grid; 0: half precision for all
+) -> dict:                   # flat tensors: "half" and, on grids, those of GRIDS
+    "The weights in half precision or, most of them, as whole multiples of a step."
+    parts = dict(half=[], **{kind: [] for kind in GRIDS})
+    for name, t in G.state_dict().items(): parts[_kind(name, t, step)].append(t.detach().cpu().float().flatten())
+    packed = dict(half=torch.cat(parts.pop("half")).half())
+    for kind, found in parts.items() if step else ():
+        (width, integer), most = GRIDS[kind], torch.iinfo(GRIDS[kind][1]).max
+        counts = (torch.cat(found) / (step * width)).round()
+        if counts.abs().max() > most:
+            raise InputError(f"There are {kind} with weights beyond {most * step * width:.0f}, too large for this grid; keep the network in half precision.")
+        packed[kind] = counts.to(integer)
+    return packed
 
 
 def unpack_network(
     config: GeneratorConfig,
-    half: torch.Tensor,                      # flat, as `pack_network` made them
-    whole: torch.Tensor | None = None,
+    packed: dict,                  # as `pack_network` made it
     step: float = 0.0,
-) -> Generator:                              # in evaluation mode
+) -> Generator:                    # in evaluation mode
     "The network again."
-    G = Generator(config).eval().requires_grad_(False)
-    left, state = dict(half=half.float(), whole=None if whole is None else whole * step), {}
+    G, state = Generator(config).eval().requires_grad_(False), {}
+    left = {kind: t.float() * (step * GRIDS[kind][0] if kind in GRIDS else 1) for kind, t in packed.items()}
     for name, t in G.state_dict().items():
-        kind = "whole" if step and _in_rows(t) else "half"
+        kind = _kind(name, t, step)
         part, left[kind] = left[kind][:t.numel()], left[kind][t.numel():]
         state[name] = part.reshape(t.shape)
     G.load_state_dict(state)
     return G
 
 
-def _in_rows(t): return t.ndim > 1 and len(t) > 1
+def _kind(name, t, step):
+    "Where a weight is kept."
+    if not step or t.ndim < 2 or len(t) == 1 or name.startswith("to_rgb"): return "half"
+    return "kernels" if t.ndim == 4 else "mapping" if name.startswith("mapping") else "styles"
 
 # %% ../nbs/14f_ablations.ipynb #57a30ff2
 def _numbers_as_tensors(measured):
@@ -382,12 +389,13 @@ def _numbers_as_tensors(measured):
 
 
 def _networks_as_tensors(models, step):
-    "Networks, rounded ones as differences from the mean of all that are as large; bytes overflow there and back alike."
+    "Networks, rounded ones as differences from the mean of all that are as large; integers overflow there and back alike."
     packed, tensors = {f"{row}|{seed}": pack_network(G, step) for (row, seed), G in models.items()}, {}
-    for n in {len(parts["whole"]) for parts in packed.values() if step}:
-        alike = [parts for parts in packed.values() if len(parts["whole"]) == n]
-        mean = tensors[f"mean|{n}"] = torch.stack([parts["whole"] for parts in alike]).float().mean(0).round().to(torch.int8)
-        for parts in alike: parts["whole"] = parts["whole"] - mean
+    for kind, n in {(kind, len(parts[kind])) for parts in packed.values() for kind in GRIDS if step}:
+        alike = [parts for parts in packed.values() if len(parts[kind]) == n]
+        mean = torch.stack([parts[kind] for parts in alike]).float().mean(0).round().to(GRIDS[kind][1])
+        for parts in alike: parts[kind] = parts[kind] - mean
+        tensors[f"mean|{kind}|{n}"] = mean
     return tensors | {f"{part}|{name}": t for name, parts in packed.items() for part, t in parts.items()}
 
 # %% ../nbs/14f_ablations.ipynb #dd76c6fc
@@ -424,9 +432,9 @@ def load_ablations(
     for name, facts in meta["models"].items():
         if f"half|{name}" not in tensors: continue                    # measured, but too large to be kept
         row, seed = name.split("|")
-        apart = tensors.get(f"whole|{name}")
-        whole = None if apart is None else apart + tensors[f"mean|{len(apart)}"]
-        G = unpack_network(GeneratorConfig(**facts["config"]), tensors[f"half|{name}"], whole, meta["step"])
+        packed = dict(half=tensors[f"half|{name}"])
+        for kind in GRIDS if meta["step"] else (): packed[kind] = (apart := tensors[f"{kind}|{name}"]) + tensors[f"mean|{kind}|{len(apart)}"]
+        G = unpack_network(GeneratorConfig(**facts["config"]), packed, meta["step"])
         G.meta = dict(facts, kind="generator")
         models[row, int(seed)] = G.to(device)
     return models
@@ -458,7 +466,7 @@ def ablations_card(
     (tensors, meta), models = _ablations(path), load_ablations(path)
     keys = [tuple(name.split("|")) for name in meta["models"]]
     images = {facts.get("images_seen", 0) for facts in meta["models"].values()}
-    kept = f"with weights rounded to {meta['step']}" if meta["step"] else "in half precision"
+    kept = f"with kernels rounded to {meta['step']}, styles and M more finely" if meta["step"] else "in half precision"
     size = next(iter(meta["models"].values()))["config"]["resolution"]
     return "\n".join([
         "# The rows of Figure 6 and Table 1", "",
