@@ -379,12 +379,14 @@ def _kind(name, t, step):
 
 # %% ../nbs/14f_ablations.ipynb #57a30ff2
 def _numbers_as_tensors(measured):
-    "Numbers in single precision, how far their replicates lie from them in half."
+    "Numbers in single precision, and how far their replicates lie from them, in 127ths of the farthest."
     tensors = {}
     for (row, seed), found in measured.items():
-        values = np.stack(list(found.values()))
-        tensors[f"measured|{row}|{seed}"] = torch.from_numpy(values[:, 0]).float()
-        tensors[f"replicates|{row}|{seed}"] = torch.from_numpy(values[:, 1:] - values[:, :1]).half()
+        values = torch.from_numpy(np.stack(list(found.values()))).double()
+        apart = values[:, 1:] - values[:, :1]
+        farthest = apart.abs().amax(1, keepdim=True).clamp(min=1e-12)
+        tensors[f"measured|{row}|{seed}"] = torch.cat([values[:, :1], farthest], dim=1).float()
+        tensors[f"replicates|{row}|{seed}"] = (127 * apart / farthest).round().to(torch.int8)
     return tensors
 
 
@@ -447,8 +449,9 @@ def load_measurements(
     (tensors, meta), key = _ablations(path), lambda name: (name.split("|")[0], int(name.split("|")[1]))
     measured = {}
     for name, metrics in meta["metrics"].items():
-        first, apart = tensors[f"measured|{name}"].double()[:, None], tensors[f"replicates|{name}"].double()
-        measured[key(name)] = dict(zip(metrics, torch.cat([first, first + apart], dim=1).numpy()))
+        number, farthest = tensors[f"measured|{name}"].double().split(1, dim=1)
+        replicates = number + farthest * tensors[f"replicates|{name}"] / 127
+        measured[key(name)] = dict(zip(metrics, torch.cat([number, replicates], dim=1).numpy()))
     return measured, Protocol(**meta["protocol"]), {key(name): facts for name, facts in meta["models"].items()}
 
 

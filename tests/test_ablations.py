@@ -249,7 +249,7 @@ def test_published_networks_have_the_published_names(monkeypatch):
 
 def test_networks_and_measurements_in_one_file(measured, tmp_path):
     models, found = measured
-    numbers = sum(2 * len(v) + 2 for f in found.values() for v in f.values())
+    numbers = sum(len(v) - 1 + 8 for f in found.values() for v in f.values())
     size = {step: sum(t.nbytes for G in models.values() for t in pack_network(G, step).values()) for step in (0, STEP)}
     limits = [numbers + n for n in (size[0], size[0] - 1, size[0] // 2, size[0] // 2 - 1)]
     saved = [save_ablations(tmp_path / f"{k}.safetensors", models, found, Protocol(scenes=10, dynamic=2, resamples=20), most) for k, most in enumerate(limits)]
@@ -261,7 +261,7 @@ def test_networks_and_measurements_in_one_file(measured, tmp_path):
     assert protocol.scenes == 10 and set(numbers) == set(found) and set(facts) == set(models)
     read, written = numbers["freq_0.5", 1][SHARE], found["freq_0.5", 1][SHARE]
     np.testing.assert_allclose(read[0], written[0], rtol=1e-6)
-    np.testing.assert_allclose(read - read[0], written - written[0], atol=1e-3 * np.abs(written - written[0]).max())
+    np.testing.assert_allclose(read - read[0], written - written[0], atol=np.abs(written - written[0]).max() / 250)
     again, recorded, facts, known = open_models(str(tmp_path / "2.safetensors"), seeds=[0])
     assert {seed for _, seed in again} == {0} and what_trained(again, facts).here.sum() == 8 and len(facts) == 16 and known == protocol
     close = agreement(measure_models({("original", 0): again["original", 0]}, left_is_land, protocol), recorded)
