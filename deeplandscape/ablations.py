@@ -331,7 +331,7 @@ def orderings(
             said = verdict(found.get("low", np.nan), found.get("high", np.nan), step) if step else "no ordering"
             lines.append(dict(method=f"{method} against {against}", of=method, against=against, metric=metric, measured_as=ours, paper=step,
                               **found, verdict=said))
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=["method", "of", "against", "metric", "measured_as", "paper", "value", "low", "high", "over", "trainings", "verdict"])
 
 # %% ../nbs/14f_ablations.ipynb #4a4aa8a5
 WEIGHTS["ablations"] = Weights("ablations.safetensors", "the rows of Figure 6 and Table 1", "Apache-2.0")
@@ -670,7 +670,7 @@ def show_orderings(
               "ours": "not measured" if pd.isna(r.value) else f"{r.value:+.3g} [{r.low:+.3g}, {r.high:+.3g}]", "over": r.over, "verdict": r.verdict}
              for r in judged.itertuples()]
     colour = {"held": "color: #0173b2; font-weight: bold", "not held": "color: #d55e00; font-weight: bold"}
-    return pd.DataFrame(lines).fillna("").style.hide(axis="index").map(lambda v: colour.get(v, ""))
+    return pd.DataFrame(lines).astype(object).fillna("").style.hide(axis="index").map(lambda v: colour.get(v, ""))
 
 # %% ../nbs/14f_ablations.ipynb #963b6a99
 def verdict_counts(

@@ -793,6 +793,7 @@ def reproduce(
     runs: str | Path | None = None,      # executed notebooks elsewhere than runs/<profile>
 ) -> int:                            # 0 done, 2 unknown parameter or profile, 1 a notebook failed
     "Runs the reproduction's notebooks by Snakemake; goes on where an interrupted run stopped."
+    if Path(profile).suffix in (".yaml", ".yml"): profile = str(Path(profile).resolve())     # Snakemake works in another folder
     try:
         ready = plan(profile, figures, runs)
         unknown = [t for t in targets if t not in ready.parameters]

@@ -232,6 +232,13 @@ def test_all_rows_are_measured_alike(measured):
         np.testing.assert_allclose(found[row, 0][SKY], found[row, 0]["S_dyn alone: " + SKY])
 
 
+def test_rows_that_cannot_be_compared_are_undecided(measured):
+    _, found = measured
+    judged = orderings({key: found[key] for key in (("original", 0), (TRUTH, 0))}, PAPERS["fig06_ablation"])
+    assert len(judged) == 15 and set(judged.verdict) == {"undecided"} and "not measured" in show_orderings(judged).to_html()
+    assert sum(verdict_counts(judged).values()) == 15
+
+
 def test_without_maps_nothing_changes():
     found = measure_models({("separate_S", 0): model("separate_S", noise=0.0)}, left_is_land, Protocol(scenes=4, dynamic=2, resamples=2))["separate_S", 0]
     assert found["SSIM"] == pytest.approx(1, abs=1e-5) and all(np.abs(found[m]).max() < 1e-6 for m in (SKY, LAND, SHARE, SHARE_S, EMBEDDED_PAIR))

@@ -95,6 +95,12 @@ def test_misspelt_profiles(tmp_path, capfd, text, message):
     assert message in printed and len(printed.splitlines()) == 1 and "Traceback" not in printed
 
 
+def test_a_profile_of_ones_own_is_found_from_where_one_stands(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text((REPRO / "profiles" / "smoke.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    assert reproduce("mine.yaml", ("fig02_architecture",), dry_run=True, figures=tmp_path / "figures", runs=tmp_path / "runs") == 0
+
+
 def test_graph_by_hand_refuses_a_misspelt_parameter(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("notebooks: {fig01_videos: {n_vidoes: 1}}")
