@@ -23,7 +23,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 reproduce: $(READY)  ## every figure and table (PROFILE=cpu; smoke, gpu, paper)
-	$(BIN)/python -c 'import sys; from deeplandscape.report import reproduce; sys.exit(reproduce("$(PROFILE)"))'
+	$(BIN)/python -c 'import sys; from deeplandscape.report.reproduce import reproduce; sys.exit(reproduce("$(PROFILE)"))'
 
 # What drives Chromium; without it, or without Chromium, the tests in a browser are skipped.
 $(BROWSER): $(READY)

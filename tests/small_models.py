@@ -1,11 +1,11 @@
 """Small networks with random weights, as files: for tests of everything that loads the shipped weights, where only the working counts."""
 import torch
 
-from deeplandscape.core import save_tensors
-from deeplandscape.encoder import Encoder, EncoderConfig, save_encoder
-from deeplandscape.generator import Generator, GeneratorConfig, save_generator
-from deeplandscape.lighting import Approximator, LightingConfig, save_lighting
-from deeplandscape.perception import Perception
+from deeplandscape.files import save_tensors
+from deeplandscape.model.encoder import Encoder, EncoderConfig, save_encoder
+from deeplandscape.model.generator import Generator, GeneratorConfig, save_generator
+from deeplandscape.model.approximator import Approximator, LightingConfig, save_lighting
+from deeplandscape.perception.network import Perception
 
 CONFIG = GeneratorConfig(resolution=32, z_dim=8, w_dim=24, channels=(16, 16, 12, 8))
 

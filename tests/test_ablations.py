@@ -8,18 +8,23 @@ import pytest
 import torch
 from scipy.stats import t as student
 
-from deeplandscape import ablations
-from deeplandscape.ablations import (
-    BOTH, EMBEDDED_PAIR, LAND, NAMES, ROW_OF, ROWS, SHARE, SHARE_S, SKY, STEP, TRUTH, Protocol, Views, ablations_card, agreement, beside_paper, comparisons, difference, draw_columns,
-    draw_pairs, find_models, frechet_replicates, generated_views, interval, is_trained, load_ablations, load_measurements, measure_models, numbers_table,
-    open_models, orderings, pack_network, read_numbers, rendered_views, replicates, resampled, result_table, save_ablations, scene_terms, show_beside,
-    show_orderings, unpack_network, variance_terms, verdict, verdict_counts, what_trained)
-from deeplandscape.claims import our_number
-from deeplandscape.core import InputError, register_weights
-from deeplandscape.extractors import Extractor
-from deeplandscape.generator import Generator, GeneratorConfig, Latents, save_generator
-from deeplandscape.report import published, save_result
-from deeplandscape.training import ABLATIONS, TrainConfig
+from deeplandscape.experiments import ablations
+from deeplandscape.experiments.ablations import (
+    ablation_orderings, BOTH, comparisons, difference, EMBEDDED_PAIR, frechet_replicates, generated_views,
+    LAND, measure_models, NAMES, nested_interval, numbers_table, ordering_verdict, Protocol, rendered_views,
+    replicates, resampled, ROW_OF, scene_terms, SHARE, SHARE_S, SKY, TRUTH, variance_terms, Views)
+from deeplandscape.experiments.trainings import (
+    ablations_card, agreement, beside_paper, draw_columns, draw_pairs, find_models, is_trained,
+    load_ablations, load_measurements, open_models, pack_network, read_numbers, result_table, ROWS,
+    save_ablations, show_beside, show_orderings, STEP, unpack_network, verdict_counts, what_trained)
+from deeplandscape.report.claims import our_number
+from deeplandscape.core import InputError
+from deeplandscape.files import register_weights
+from deeplandscape.metrics.extractors import Extractor
+from deeplandscape.model.generator import Generator, GeneratorConfig, Latents, save_generator
+from deeplandscape.report.figures import published
+from deeplandscape.report.results import save_result
+from deeplandscape.training.schedule import ABLATIONS, TrainConfig
 
 SIZES = GeneratorConfig(resolution=16, z_dim=8, w_dim=12, channels=(8, 8, 6), mapping_layers=2)
 PAPERS = {name: published(name) for name in ("fig06_ablation", "tab01_balance")}
@@ -162,14 +167,14 @@ def test_intervals_cover(trainings, scatter):
     rng, inside = np.random.default_rng(trainings), 0
     for _ in range(150):
         rows = [np.stack([replicates(scatter * rng.normal() + rng.normal(size=30), 60, k) for k in range(trainings)]) for _ in range(2)]
-        _, low, high = interval(resampled(rows[0], BOTH, 2) - resampled(rows[1], BOTH, 2, 1))
+        _, low, high = nested_interval(resampled(rows[0], BOTH, 2) - resampled(rows[1], BOTH, 2, 1))
         inside += low <= 0 <= high
     assert inside / 150 > 0.9
 
 
 def test_an_interval_needs_replicates():
-    assert np.isnan(interval([1.0])[1:]).all() and np.isnan(interval([1.0, np.nan, 2.0])[1:]).all()
-    assert interval([5.0, *np.arange(101.0)]) == (5, pytest.approx(-42.5), pytest.approx(52.5))        # about the number, not about their mean
+    assert np.isnan(nested_interval([1.0])[1:]).all() and np.isnan(nested_interval([1.0, np.nan, 2.0])[1:]).all()
+    assert nested_interval([5.0, *np.arange(101.0)]) == (5, pytest.approx(-42.5), pytest.approx(52.5))        # about the number, not about their mean
 
 
 # Verdicts
@@ -177,7 +182,7 @@ def test_an_interval_needs_replicates():
 @pytest.mark.parametrize("low, high, paper, says", [
     (1, 2, 0.1, "held"), (1, 2, -0.1, "not held"), (-2, -1, -0.1, "held"), (-2, -1, 0.1, "not held"), (-1, 1, 0.1, "undecided"), (0, 1, 0.1, "undecided"),
     (np.nan, np.nan, 1, "undecided")])
-def test_verdicts(low, high, paper, says): assert verdict(low, high, paper) == says
+def test_verdicts(low, high, paper, says): assert ordering_verdict(low, high, paper) == says
 
 
 def test_the_papers_comparisons():
@@ -200,21 +205,21 @@ def as_the_paper(scale=1.0, scatter=1e-4, trainings=3):
 
 def test_the_papers_own_numbers_hold_and_turned_around_they_do_not():
     for paper in PAPERS.values():
-        assert set(orderings(as_the_paper(), paper).verdict) == {"held"}
-        assert set(orderings(as_the_paper(-1), paper).verdict) == {"not held"}
-        assert set(orderings(as_the_paper(scatter=1), paper).verdict) == {"undecided"}
-    judged = orderings(as_the_paper(), PAPERS["tab01_balance"])
+        assert set(ablation_orderings(as_the_paper(), paper).verdict) == {"held"}
+        assert set(ablation_orderings(as_the_paper(-1), paper).verdict) == {"not held"}
+        assert set(ablation_orderings(as_the_paper(scatter=1), paper).verdict) == {"undecided"}
+    judged = ablation_orderings(as_the_paper(), PAPERS["tab01_balance"])
     np.testing.assert_allclose(judged.value, judged.paper, rtol=0.05, atol=0.02)
     assert (judged.measured_as == judged.metric).all()                               # no stand-in where the real ones measured
 
 
 def test_equal_numbers_of_the_paper_make_no_ordering():
     paper = PAPERS["tab01_balance"].assign(value=1.0)
-    assert set(orderings(as_the_paper(), paper).verdict) == {"no ordering"}
+    assert set(ablation_orderings(as_the_paper(), paper).verdict) == {"no ordering"}
 
 
 def test_one_training_is_judged_over_scenes_and_says_so():
-    assert set(orderings(as_the_paper(trainings=1), PAPERS["fig06_ablation"]).over) == {"scenes"}
+    assert set(ablation_orderings(as_the_paper(trainings=1), PAPERS["fig06_ablation"]).over) == {"scenes"}
     uneven = as_the_paper()
     uneven = {key: v for key, v in uneven.items() if key[0] != "original" or key[1] == 0}
     found = difference(uneven, "crop_sampling", "original", "SSIM")
@@ -234,7 +239,7 @@ def test_all_rows_are_measured_alike(measured):
 
 def test_rows_that_cannot_be_compared_are_undecided(measured):
     _, found = measured
-    judged = orderings({key: found[key] for key in (("original", 0), (TRUTH, 0))}, PAPERS["fig06_ablation"])
+    judged = ablation_orderings({key: found[key] for key in (("original", 0), (TRUTH, 0))}, PAPERS["fig06_ablation"])
     assert len(judged) == 15 and set(judged.verdict) == {"undecided"} and "not measured" in show_orderings(judged).to_html()
     assert sum(verdict_counts(judged).values()) == 15
 
@@ -251,7 +256,7 @@ def test_published_networks_have_the_published_names(monkeypatch):
     monkeypatch.setattr(ablations, "lpips_distance", lambda x, y, mask, span, device: (x - y).abs().mean((1, 2, 3)))
     found = measure_models({("original", 0): model("original")}, left_is_land, Protocol(scenes=8, dynamic=2, resamples=3, networks=["inception", "lpips"]))
     assert {"FID", "LPIPS"} <= set(found["original", 0]) and "Frechet distance (embedded)" not in found["original", 0]
-    assert set(orderings(found, PAPERS["fig06_ablation"]).measured_as) == {"FID", "SSIM", "LPIPS"}
+    assert set(ablation_orderings(found, PAPERS["fig06_ablation"]).measured_as) == {"FID", "SSIM", "LPIPS"}
 
 
 def test_networks_and_measurements_in_one_file(measured, tmp_path):

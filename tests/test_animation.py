@@ -5,12 +5,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from deeplandscape.animation import Composer, animate, animate_maps, horizon_of, objects_in, regions, size_quality, smoothness, without_islands
+from deeplandscape.photo.animation import animate, animate_maps, Composer, size_quality, smoothness
+from deeplandscape.photo.regions import horizon_of, objects_in, regions, without_islands
 from deeplandscape.cli import app
-from deeplandscape.core import InputError, read_video, save_image
-from deeplandscape.generator import Generator, GeneratorConfig
-from deeplandscape.lighting import Approximator, LightingConfig
-from deeplandscape.motion import CLOCK, Homography
+from deeplandscape.core import InputError
+from deeplandscape.media import read_video, save_image
+from deeplandscape.model.generator import Generator, GeneratorConfig
+from deeplandscape.model.approximator import Approximator, LightingConfig
+from deeplandscape.video.motion import CLOCK, Homography
 from small_models import write_weights
 
 TINY = GeneratorConfig(resolution=16, z_dim=12, w_dim=16, channels=(12, 12, 8))

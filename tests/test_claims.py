@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from deeplandscape.claims import VERDICTS, judge, read_claims, source_of, verdicts
+from deeplandscape.report.claims import claim_verdicts, judge, read_claims, source_of, VERDICTS
 from deeplandscape.core import InputError
-from deeplandscape.report import published, save_result
+from deeplandscape.report.figures import published
+from deeplandscape.report.results import save_result
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "figures" / "published"
@@ -52,7 +53,7 @@ def test_rule_is_fair_to_the_paper(claim):
             assert printed is not None or not own_metric, f"{name} is not in the paper's table as the rule says"
 
 
-def test_nothing_without_results(tmp_path): assert {v.says for v in verdicts(tmp_path)} <= set(VERDICTS[3:])
+def test_nothing_without_results(tmp_path): assert {v.says for v in claim_verdicts(tmp_path)} <= set(VERDICTS[3:])
 
 
 def write_inversion(folder, SSIM):
@@ -60,7 +61,7 @@ def write_inversion(folder, SSIM):
     return save_result("a5_invert", "cpu", table=pd.DataFrame(lines), output=folder)
 
 
-def verdict(folder, claim): return {v.claim.id: v.says for v in verdicts(folder)}[claim]
+def verdict(folder, claim): return {v.claim.id: v.says for v in claim_verdicts(folder)}[claim]
 
 
 def test_verdicts_follow_the_files(tmp_path):

@@ -5,15 +5,18 @@ import pandas as pd
 import pytest
 import torch
 
-from deeplandscape import comparison
-from deeplandscape.claims import verdicts
-from deeplandscape.comparison import (Judges, RealClip, Take, against_real, comparison_table, curves, folder_clips, measure_clips, pick_judges, pixels_moved,
-                                      scene_clips, set_distance)
-from deeplandscape.core import InputError, from_uint8, to_uint8, write_video
-from deeplandscape.extractors import Extractor
-from deeplandscape.metrics import compare_sets
-from deeplandscape.motion import Homography
-from deeplandscape.report import curves_of, measured, save_result
+from deeplandscape.experiments import comparison
+from deeplandscape.report.claims import claim_verdicts
+from deeplandscape.experiments.comparison import (
+    against_real, comparison_table, folder_clips, Judges, measure_clips, measured_curves, pick_judges,
+    pixels_moved, RealClip, scene_clips, set_distance, Take)
+from deeplandscape.core import InputError
+from deeplandscape.media import from_uint8, to_uint8, write_video
+from deeplandscape.metrics.extractors import Extractor
+from deeplandscape.metrics.distances import compare_sets
+from deeplandscape.video.motion import Homography
+from deeplandscape.report.figures import curves_of, measured
+from deeplandscape.report.results import save_result
 
 EVERY = 20
 
@@ -41,7 +44,7 @@ def fake(monkeypatch): monkeypatch.setattr(comparison, "all_takes", fake_takes)
 def test_a_perfect_system_wins_everything(clips, fake, tmp_path):
     judges = pick_judges()
     rows = measure_clips(clips, EVERY, judges)
-    table = comparison_table(curves(rows, judges, EVERY, resamples=2), against_real(rows, judges, resamples=2))
+    table = comparison_table(measured_curves(rows, judges, EVERY, resamples=2), against_real(rows, judges, resamples=2))
     at = table.set_index(["method", "metric", "frame"]).value
     for metric, best in (("SSIM", 1), ("SSIM of the static part", 1), (judges.names["LPIPS"], 0), (judges.names["FID"], 0), (judges.names["FVD"], 0)):
         assert at["Ours (EOIF)", metric, ""] == pytest.approx(best, abs=1e-5)
@@ -52,7 +55,7 @@ def test_a_perfect_system_wins_everything(clips, fake, tmp_path):
     # as a result file: tables without points of curves, curves without tables; the claim about decay follows
     save_result("a8_baselines", "cpu", table=table, output=tmp_path)
     assert set(measured("a8_baselines", tmp_path).metric) == {*table[table.frame == ""].dropna(subset="value").metric} and curves_of("a8_baselines", tmp_path).frame.max() == 40
-    says = {v.claim.id: v.says for v in verdicts(tmp_path)}
+    says = {v.claim.id: v.says for v in claim_verdicts(tmp_path)}
     assert says["slower_decay"] in ("reproduced", "partly", "not reproduced") and says["statics_stay"] in ("partly", "not reproduced")
 
 

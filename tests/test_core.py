@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from deeplandscape import core
+from deeplandscape import core, media, files
 from deeplandscape.core import InputError
 
 KEY = st.one_of(st.integers(-2**40, 2**40), st.text(max_size=8))
@@ -75,24 +75,24 @@ KINDS = {
 @pytest.mark.parametrize("name", KINDS)
 def test_pictures_of_every_kind(tmp_path, name):
     a = picture()
-    photo = core.read_photo(save(KINDS[name](a), tmp_path / name))
+    photo = media.read_photo(save(KINDS[name](a), tmp_path / name))
     assert photo.shape == (3, 40, 60) and photo.dtype == torch.float32
     assert photo.min() >= -1 and photo.max() <= 1 and photo.std() > 0.1
     if name != "bits.png":  # brighter to the right or, in the grey ones, at least as the red channel says
         grey = len(set(KINDS[name](a).getbands()) & {"L", "I", "F"}) or name.startswith("deep")
         expected = np.asarray(Image.fromarray(a).convert("L")) if name.startswith("grey") else a[..., 0]
-        got = core.to_uint8(photo)[0].numpy().astype(float)
+        got = media.to_uint8(photo)[0].numpy().astype(float)
         assert np.abs(got - expected).mean() < (3 if grey else 12)
 
 
 def test_transparent_is_white(tmp_path):
     clear = save(Image.new("RGBA", (20, 20), (255, 0, 0, 0)), tmp_path / "clear.png")
-    assert (core.read_photo(clear) == 1).all()
+    assert (media.read_photo(clear) == 1).all()
 
 
 def test_sixteen_bits_keep_their_range(tmp_path):
     deep = Image.fromarray(np.full((20, 20), 32768, np.uint16))
-    assert core.read_photo(save(deep, tmp_path / "deep.png")).abs().max() < 0.01
+    assert media.read_photo(save(deep, tmp_path / "deep.png")).abs().max() < 0.01
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -100,9 +100,9 @@ def test_orientation(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(Image.fromarray(picture()), tmp_path / "turned.png", exif=exif)
-    turned = core.to_uint8(core.read_photo(path))
+    turned = media.to_uint8(media.read_photo(path))
     assert turned.shape[1:] == ((40, 60) if orientation < 5 else (60, 40))
-    assert core.read_photo(path, max_side=30).shape[1:] == ((20, 30) if orientation < 5 else (30, 20))
+    assert media.read_photo(path, max_side=30).shape[1:] == ((20, 30) if orientation < 5 else (30, 20))
     expected = {1: lambda t: t, 2: lambda t: t.flip(2), 3: lambda t: t.flip(1, 2), 4: lambda t: t.flip(1),
                 5: lambda t: t.transpose(1, 2), 6: lambda t: t.rot90(-1, (1, 2)),
                 7: lambda t: t.transpose(1, 2).flip(1, 2), 8: lambda t: t.rot90(1, (1, 2))}[orientation]
@@ -114,13 +114,13 @@ def test_orientation(tmp_path, orientation):
 def test_reduced_to_the_longer_side(tmp_path_factory, h, w, most):
     path = tmp_path_factory.mktemp("side") / "a.jpg"
     Image.new("RGB", (w, h)).save(path)
-    shape = core.read_photo(path, max_side=most).shape
+    shape = media.read_photo(path, max_side=most).shape
     assert max(shape[1:]) == min(most, max(h, w)) and min(shape[1:]) >= 16
 
 
 def test_a_panorama_is_read_small(tmp_path):
     path = save(Image.new("RGB", (9000, 700)), tmp_path / "wide.jpg")
-    assert core.read_photo(path, max_side=900).shape == (3, 70, 900)
+    assert media.read_photo(path, max_side=900).shape == (3, 70, 900)
 
 
 def bad_pictures(folder):
@@ -137,7 +137,7 @@ def bad_pictures(folder):
 def test_bad_pictures_are_one_sentence(tmp_path):
     for path in bad_pictures(tmp_path):
         with pytest.raises(InputError) as error:
-            core.read_photo(path)
+            media.read_photo(path)
         text = str(error.value)
         assert "\n" not in text and text.endswith(".") and len(text) < 300, text
 
@@ -145,19 +145,19 @@ def test_bad_pictures_are_one_sentence(tmp_path):
 def test_a_bomb_is_refused(tmp_path):
     path = save(Image.new("1", (20_000, 20_000)), tmp_path / "bomb.png")
     with pytest.raises(InputError, match="megapixels"):
-        core.read_photo(path)
+        media.read_photo(path)
 
 
 @given(st.integers(0, 255))
 def test_bytes_survive(value):
     x = torch.tensor([value], dtype=torch.uint8)
-    assert torch.equal(core.to_uint8(core.from_uint8(x)), x)
+    assert torch.equal(media.to_uint8(media.from_uint8(x)), x)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 def test_saved_pictures_come_back(tmp_path, suffix):
-    image = core.from_uint8(torch.from_numpy(picture()).permute(2, 0, 1))
-    back = core.read_photo(core.save_image(image, tmp_path / f"new/x{suffix}"))
+    image = media.from_uint8(torch.from_numpy(picture()).permute(2, 0, 1))
+    back = media.read_photo(media.save_image(image, tmp_path / f"new/x{suffix}"))
     assert (back - image).abs().mean() < (1e-6 if suffix == ".png" else 0.05)
 
 
@@ -173,24 +173,24 @@ def clip(n=9, h=34, w=50):
 @pytest.mark.parametrize("size", [(34, 50), (35, 51), (16, 17)])
 def test_videos_come_back(tmp_path, suffix, tolerance, size):
     frames = clip(9, *size)
-    path = core.write_video(frames, tmp_path / f"v{suffix}", fps=10)
-    back, fps = core.read_video(path)
+    path = media.write_video(frames, tmp_path / f"v{suffix}", fps=10)
+    back, fps = media.read_video(path)
     assert len(back) == 9 and abs(fps - 10) < 0.1
     h, w = size
     assert back.shape[2] - h in (0, 1) and back.shape[3] - w in (0, 1)
-    assert (core.from_uint8(back[:, :, :h, :w]) - frames).abs().mean() < tolerance
+    assert (media.from_uint8(back[:, :, :h, :w]) - frames).abs().mean() < tolerance
     assert os.listdir(tmp_path) == [path.name]
 
 
 def test_a_video_may_come_from_a_generator_or_bytes(tmp_path):
-    core.write_video((f for f in clip()), tmp_path / "a.mp4", fps=29.97)
-    core.write_video(core.to_uint8(clip()), tmp_path / "b.mp4", fps=29.97)
-    a, b = core.read_video(tmp_path / "a.mp4"), core.read_video(tmp_path / "b.mp4")
+    media.write_video((f for f in clip()), tmp_path / "a.mp4", fps=29.97)
+    media.write_video(media.to_uint8(clip()), tmp_path / "b.mp4", fps=29.97)
+    a, b = media.read_video(tmp_path / "a.mp4"), media.read_video(tmp_path / "b.mp4")
     assert torch.equal(a[0], b[0]) and abs(a[1] - 29.97) < 0.01
 
 
 def test_gif_keeps_its_duration(tmp_path):
-    core.write_video(clip(60), tmp_path / "a.gif", fps=30)
+    media.write_video(clip(60), tmp_path / "a.gif", fps=30)
     with Image.open(tmp_path / "a.gif") as gif:
         total = 0
         for k in range(gif.n_frames):
@@ -200,27 +200,27 @@ def test_gif_keeps_its_duration(tmp_path):
 
 
 def test_one_frame_is_a_video(tmp_path):
-    assert len(core.read_video(core.write_video(clip(1), tmp_path / "one.mp4"))[0]) == 1
+    assert len(media.read_video(media.write_video(clip(1), tmp_path / "one.mp4"))[0]) == 1
 
 
 @pytest.mark.parametrize("size, shape", [(20, (20, 30)), (None, (40, 60))])
 def test_reading_smaller(tmp_path, size, shape):
-    core.write_video(clip(5, 40, 60), tmp_path / "a.mp4")
-    frames, _ = core.read_video(tmp_path / "a.mp4", max_frames=3, size=size)
+    media.write_video(clip(5, 40, 60), tmp_path / "a.mp4")
+    frames, _ = media.read_video(tmp_path / "a.mp4", max_frames=3, size=size)
     assert frames.shape == (3, 3, *shape)
 
 
 def test_bad_videos(tmp_path):
-    core.write_video(clip(), tmp_path / "good.mp4")
+    media.write_video(clip(), tmp_path / "good.mp4")
     (tmp_path / "cut.mp4").write_bytes((tmp_path / "good.mp4").read_bytes()[:600])
     (tmp_path / "words.mp4").write_text("words")
     for path in [tmp_path / "cut.mp4", tmp_path / "words.mp4", tmp_path / "missing.mp4", tmp_path]:
         with pytest.raises(InputError):
-            core.read_video(path)
+            media.read_video(path)
     mixed = [torch.zeros(3, 16, 16), torch.zeros(3, 16, 18)]
     for frames, name in [(clip(), "a.xyz"), (clip()[:0], "a.mp4"), (clip()[:, :1], "a.mp4"), (mixed, "a.gif"), (mixed, "a.mp4")]:
         with pytest.raises(InputError):
-            core.write_video(frames, tmp_path / name)
+            media.write_video(frames, tmp_path / name)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.mp4", "good.mp4", "words.mp4"]
 
 
@@ -229,9 +229,9 @@ def test_an_encoder_that_dies_is_noticed(tmp_path, monkeypatch):
         while True:
             yield
 
-    monkeypatch.setattr(core.imageio_ffmpeg, "write_frames", writer)
+    monkeypatch.setattr(media.imageio_ffmpeg, "write_frames", writer)
     with pytest.raises(InputError, match="encoded"):
-        core.write_video(clip(), tmp_path / "a.mp4")
+        media.write_video(clip(), tmp_path / "a.mp4")
     assert not list(tmp_path.iterdir())
 
 
@@ -270,30 +270,30 @@ class FullDisk:
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
-    path = core.save_tensors(tmp_path / "model.safetensors", {"w": torch.ones(10)}, {"step": 1})
+    path = files.save_tensors(tmp_path / "model.safetensors", {"w": torch.ones(10)}, {"step": 1})
     monkeypatch.setattr(builtins, "open", FullDisk(1000))
     with pytest.raises(InputError, match="disk is full"):
-        core.save_tensors(path, {"w": torch.ones(10_000)}, {"step": 2})
+        files.save_tensors(path, {"w": torch.ones(10_000)}, {"step": 2})
     monkeypatch.undo()
-    assert core.load_tensors(path)[1] == {"step": 1} and os.listdir(tmp_path) == ["model.safetensors"]
+    assert files.load_tensors(path)[1] == {"step": 1} and os.listdir(tmp_path) == ["model.safetensors"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_is_told_for_what_writes_itself(tmp_path):
-    with pytest.raises(InputError, match="disk is full"), core.writing("x"), open("/dev/full", "w") as file:
+    with pytest.raises(InputError, match="disk is full"), files.writing("x"), open("/dev/full", "w") as file:
         file.write("x" * 100_000)
 
 
 def test_an_error_or_interrupt_leaves_nothing(tmp_path):
     for error in (RuntimeError, KeyboardInterrupt):
-        with pytest.raises(error), core.atomic(tmp_path / "deep" / "a.txt") as partial:
+        with pytest.raises(error), files.atomic(tmp_path / "deep" / "a.txt") as partial:
             partial.write_text("half")
             raise error
     assert not list((tmp_path / "deep").iterdir())
 
 
 def test_atomic_keeps_suffix_and_folder(tmp_path):
-    with core.atomic(tmp_path / "a.b.mp4") as partial:
+    with files.atomic(tmp_path / "a.b.mp4") as partial:
         assert partial.suffix == ".mp4" and partial.parent == tmp_path and partial.name != "a.b.mp4"
         partial.write_text("x")
     assert os.listdir(tmp_path) == ["a.b.mp4"]
@@ -303,7 +303,7 @@ def test_places_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "file" / "x.png", tmp_path / ("n" * 300 + ".png")):
         with pytest.raises(InputError):
-            core.save_image(torch.zeros(3, 16, 16), path)
+            media.save_image(torch.zeros(3, 16, 16), path)
     assert os.listdir(tmp_path) == ["file"]
 
 
@@ -313,30 +313,30 @@ def test_places_that_cannot_be_written(tmp_path):
 def test_tensors_and_description_come_back(tmp_path_factory, tensors, meta):
     path = tmp_path_factory.mktemp("t") / "x.safetensors"
     tensors = {k: torch.tensor(v) for k, v in tensors.items()}
-    core.save_tensors(path, tensors, meta)
-    back, read = core.load_tensors(path)
+    files.save_tensors(path, tensors, meta)
+    back, read = files.load_tensors(path)
     assert read == meta and back.keys() == tensors.keys() and all(torch.equal(back[k], tensors[k]) for k in back)
 
 
 def test_tensors_of_every_type_and_shared_memory(tmp_path):
     base = torch.arange(12)
     tensors = dict(a=base, b=base[3:6], c=base.view(3, 4).T, d=torch.tensor(1.5, dtype=torch.bfloat16), e=torch.rand(2) > 2)
-    back, _ = core.load_tensors(core.save_tensors(tmp_path / "x.safetensors", tensors))
+    back, _ = files.load_tensors(files.save_tensors(tmp_path / "x.safetensors", tensors))
     assert all(torch.equal(back[k], tensors[k]) and back[k].dtype == tensors[k].dtype for k in tensors)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 8, 50, 150, -1])
 def test_a_truncated_file_is_noticed(tmp_path, keep):
-    path = core.save_tensors(tmp_path / "x.safetensors", {"w": torch.ones(100)})
+    path = files.save_tensors(tmp_path / "x.safetensors", {"w": torch.ones(100)})
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match="damaged"):
-        core.load_tensors(path)
+        files.load_tensors(path)
 
 
 def test_a_pickle_is_refused(tmp_path):
     torch.save({"w": torch.ones(3)}, tmp_path / "x.pth")
     with pytest.raises(InputError, match="no safetensors"):
-        core.load_tensors(tmp_path / "x.pth")
+        files.load_tensors(tmp_path / "x.pth")
 
 
 # weights
@@ -369,42 +369,42 @@ def server(tmp_path, monkeypatch):
 
 
 def entry(url, digest):
-    return core.Weights("net.pth", "a net", "none", url + "net.pth", digest)
+    return files.Weights("net.pth", "a net", "none", url + "net.pth", digest)
 
 
 def test_a_download_goes_on_where_it_broke_off(server, tmp_path, monkeypatch):
     digest = hashlib.sha256(Server.data).hexdigest()
-    monkeypatch.setitem(core.WEIGHTS, "net", entry(server, digest))
+    monkeypatch.setitem(files.WEIGHTS, "net", entry(server, digest))
     Server.cut = 300_000
     with pytest.raises(InputError, match="DEEPLANDSCAPE_WEIGHTS"):
-        core.weights_path("net")
+        files.weights_path("net")
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["net.pth.part"]
-    assert core.weights_path("net").read_bytes() == Server.data
+    assert files.weights_path("net").read_bytes() == Server.data
     assert len(Server.asked) == 2 and 0 < Server.asked[1] <= 300_000
-    core.weights_path("net")
+    files.weights_path("net")
     assert len(Server.asked) == 2, "from the cache"
 
 
 def test_a_wrong_download_is_thrown_away(server, tmp_path, monkeypatch):
-    monkeypatch.setitem(core.WEIGHTS, "net", entry(server, "00" * 32))
+    monkeypatch.setitem(files.WEIGHTS, "net", entry(server, "00" * 32))
     with pytest.raises(InputError, match="SHA-256"):
-        core.weights_path("net")
+        files.weights_path("net")
     assert not list((tmp_path / "cache").iterdir())
 
 
 def test_embedded_weights_are_registered_and_verified(tmp_path, monkeypatch):
-    monkeypatch.setattr(core, "_packaged", lambda: tmp_path / "weights")
+    monkeypatch.setattr(files, "_packaged", lambda: tmp_path / "weights")
     with pytest.raises(InputError, match="not in this installation"):
-        core.weights_path("generator")
-    trained = core.save_tensors(tmp_path / "best.safetensors", {"w": torch.ones(3)}, {"steps": 5})
-    core.register_weights("generator", trained, "# Card")
-    path = core.weights_path("generator")
-    assert core.load_tensors(path)[1] == {"steps": 5} and (tmp_path / "weights" / "generator.md").read_text() == "# Card\n"
+        files.weights_path("generator")
+    trained = files.save_tensors(tmp_path / "best.safetensors", {"w": torch.ones(3)}, {"steps": 5})
+    files.register_weights("generator", trained, "# Card")
+    path = files.weights_path("generator")
+    assert files.load_tensors(path)[1] == {"steps": 5} and (tmp_path / "weights" / "generator.md").read_text() == "# Card\n"
     path.write_bytes(path.read_bytes() + b"!")
     with pytest.raises(InputError, match="damaged"):
-        core.weights_path("generator")
-    core.register_weights("generator", trained, "# Card 2")
-    assert core.weights_path("generator") == path
+        files.weights_path("generator")
+    files.register_weights("generator", trained, "# Card 2")
+    assert files.weights_path("generator") == path
 
 
 # devices and progress

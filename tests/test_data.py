@@ -18,9 +18,12 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from deeplandscape import core, data
+from deeplandscape import media
+from deeplandscape.data import batches, sources as sources_module, store as store_module, prepare as prepare_module
 from deeplandscape.core import InputError
-from deeplandscape.data import Store, crop_pair_batch, pair_batch, prepare_store, still_batch
+from deeplandscape.data.store import Store
+from deeplandscape.data.batches import crop_pair_batch, pair_batch, still_batch
+from deeplandscape.data.prepare import prepare_store
 
 LEVELS = (8, 16, 32)
 
@@ -52,8 +55,8 @@ def material(tmp_path_factory):
     (top / "series" / "alone").mkdir()
     coded(0, 0).save(top / "series" / "alone" / "0.png")
     frames = torch.stack([torch.from_numpy(np.array(coded(4, f))).permute(2, 0, 1) for f in range(12)])
-    core.write_video(frames, top / "film.mp4")
-    core.write_video(frames[:1], top / "still.mp4")
+    media.write_video(frames, top / "film.mp4")
+    media.write_video(frames[:1], top / "still.mp4")
     (top / "broken.mp4").write_bytes(b"nothing like a video")
     return top
 
@@ -99,7 +102,7 @@ def test_every_draw_uses_the_generator_alike(store, draw):
 def test_pairs_are_two_frames_of_one_clip_in_the_same_crop(material, tmp_path):
     store = prepare_store(tmp_path / "s", clips=material / "series", resolutions=(16, 32))
     seen = set()
-    pairs = core.to_uint8(pair_batch(store, 32, 400, generator(0))).float()
+    pairs = media.to_uint8(pair_batch(store, 32, 400, generator(0))).float()
     for pair in pairs:
         (r0, r1), (g0, g1) = pair[:, 0].mean((1, 2)), pair[:, 1].mean((1, 2))
         assert r0 == r1 and abs(g0 - g1) > 15, "one clip, distinct frames"
@@ -119,7 +122,7 @@ def test_crop_pairs_are_one_frame_a_quarter_apart(material, tmp_path):
     store = prepare_store(tmp_path / "s", clips=material / "series", resolutions=(16, 32))
     narrow = 0
     for resolution in (16, 32):
-        pairs = core.to_uint8(crop_pair_batch(store, resolution, 300, generator(3))).float()
+        pairs = media.to_uint8(crop_pair_batch(store, resolution, 300, generator(3))).float()
         for pair in pairs:
             assert (pair[0, :2].mean((1, 2)) - pair[1, :2].mean((1, 2))).abs().max() < 0.6, "one frame"
             along = 0 if pair[0, 2, 0].std() < 2 else 1  # the direction in which blue changes
@@ -137,7 +140,7 @@ def test_crop_pairs_are_one_frame_a_quarter_apart(material, tmp_path):
 @given(st.integers(8, 300), st.integers(8, 300), st.lists(st.floats(0, 1, exclude_max=True), min_size=10, max_size=10))
 def test_windows_lie_inside_and_apart(h, w, u):
     resolution = min(h, w)
-    side, (a, b) = data._windows(h, w, resolution, u)
+    side, (a, b) = batches._windows(h, w, resolution, u)
     assert side in (resolution, 3 * resolution // 4)
     for y, x in (a, b):
         assert 0 <= y <= h - side and 0 <= x <= w - side
@@ -185,14 +188,14 @@ def test_validation_is_never_drawn(tmp_path):
     held = 0
     for k in range(200):
         name = f"p/{k}.png"
-        held += data.is_held_out(name)
-        tone = 255 if data.is_held_out(name) else 0
+        held += sources_module.is_held_out(name)
+        tone = 255 if sources_module.is_held_out(name) else 0
         Image.new("RGB", (16, 16), (tone,) * 3).save(tmp_path / name)
     store = prepare_store(tmp_path / "s", tmp_path / "p", resolutions=(8,))
     assert 0 < held < 30 and store.stills("val") == held and store.stills("train") == 200 - held
     assert (still_batch(store, 8, 1000, generator(0)) == -1).all()
     assert (still_batch(store, 8, 100, generator(0), split="val") == 1).all()
-    assert (data.centre_stills(store, 8) == 1).all() and len(data.centre_stills(store, 8)) == held
+    assert (batches.centre_stills(store, 8) == 1).all() and len(batches.centre_stills(store, 8)) == held
     with pytest.raises(InputError):
         still_batch(store, 8, 1, generator(0), split="test")
 
@@ -205,7 +208,7 @@ class Stop(Exception):
 def test_killed_work_goes_on_and_gives_the_same_bytes(material, store, tmp_path, monkeypatch, kind, after):
     clips = [material / "series", material / "film.mp4", material / "broken.mp4", material / "still.mp4"]
     prepare = lambda: prepare_store(tmp_path / "s", material / "photos", clips, scenes=20, resolutions=LEVELS, workers=2)
-    commit, count = data._Shelf.commit, [0]
+    commit, count = store_module._Shelf.commit, [0]
 
     def stop(shelf):
         if shelf.path.stem == kind:
@@ -216,13 +219,13 @@ def test_killed_work_goes_on_and_gives_the_same_bytes(material, store, tmp_path,
             count[0] += 1
         commit(shelf)
 
-    monkeypatch.setattr(data, "_chunks", lambda items, size, chunks=data._chunks: chunks(items, min(size, 16)))
-    monkeypatch.setattr(data._Shelf, "commit", stop)
+    monkeypatch.setattr(prepare_module, "_chunks", lambda items, size, chunks=prepare_module._chunks: chunks(items, min(size, 16)))
+    monkeypatch.setattr(store_module._Shelf, "commit", stop)
     with pytest.raises(Stop):
         prepare()
     with pytest.raises(InputError, match="no finished store"):
         Store(tmp_path / "s")
-    monkeypatch.setattr(data._Shelf, "commit", commit)
+    monkeypatch.setattr(store_module._Shelf, "commit", commit)
     (tmp_path / "s" / f"{kind}.jsonl").open("a").write('{"name": "half a li')
     prepare()
     whole = prepare_store(tmp_path / "w", material / "photos", clips, scenes=20, resolutions=LEVELS, workers=1)
@@ -313,12 +316,12 @@ def test_a_full_disk_is_told_and_survived(material, tmp_path, monkeypatch):
     assert store.info["photos"] == 60 and json.loads((tmp_path / "s" / "store.json").read_text())["photos"] == 60
 
 
-PREPARE = ("import sys; from deeplandscape.data import prepare_store; "
+PREPARE = ("import sys; from deeplandscape.data.prepare import prepare_store; "
            "prepare_store(sys.argv[1], photos=sys.argv[2], clips=sys.argv[3], scenes=12, resolutions=(8, 16, 32), workers=2)")
 
 
 def in_a_process(program, *arguments, before=()):
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(Path(data.__file__).parents[1]))
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(Path(media.__file__).parents[1]))
     return subprocess.Popen([*before, sys.executable, "-c", program, *map(str, arguments)], env=environment,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -364,7 +367,7 @@ def test_a_disk_that_is_really_full(tmp_path):
 
 def test_memory_does_not_grow_with_the_pictures(tmp_path, monkeypatch):
     picture = coded(1, 1)
-    monkeypatch.setattr(data, "open_photo", lambda path, short_side: picture)
+    monkeypatch.setattr(prepare_module, "open_photo", lambda path, short_side: picture)
     peaks = {}
     for count in (500, 2500):
         folder = tmp_path / f"p{count}"
@@ -480,7 +483,7 @@ def test_videos_of_every_kind(tmp_path):
     films = tmp_path / "c"
     films.mkdir()
     frames = torch.stack([torch.from_numpy(np.array(coded(3, f, 48, 80))).permute(2, 0, 1) for f in range(6)])
-    core.write_video(frames, films / "plain.mp4", fps=6)
+    media.write_video(frames, films / "plain.mp4", fps=6)
     ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error"]
     subprocess.run([*ffmpeg, "-display_rotation", "90", "-i", films / "plain.mp4", "-c", "copy", films / "upright.mp4"], check=True)
     source = ["-f", "lavfi", "-i", "testsrc=size=81x47:rate=5:duration=1"]
@@ -507,24 +510,24 @@ def test_frames_of_differing_sizes(tmp_path):
 
 def test_raw_folders_are_prepared_once_and_checked(material, store, tmp_path):
     sources = [f"{material / 'photos'}:3", str(store.path)]
-    (first, weight), (second, other) = data.open_sources(sources, "photos", tmp_path / "store", LEVELS)
+    (first, weight), (second, other) = batches.open_sources(sources, "photos", tmp_path / "store", LEVELS)
     assert (weight, other) == (3, 1) and second.path == store.path and first.path.parent == tmp_path / "store"
     assert first.info["photos"] == 60 and len(first.skipped) == 3
     before = {f: f.stat().st_mtime_ns for f in first.path.iterdir()}
-    data.open_sources(sources, "photos", tmp_path / "store", LEVELS)
+    batches.open_sources(sources, "photos", tmp_path / "store", LEVELS)
     assert before == {f: f.stat().st_mtime_ns for f in first.path.iterdir()}
     with pytest.raises(InputError, match="at most 32 px"):
-        data.ensure_store(material / "photos", "photos", tmp_path / "store", (8, 16, 32, 64))
+        batches.ensure_store(material / "photos", "photos", tmp_path / "store", (8, 16, 32, 64))
     with pytest.raises(InputError, match="not for 64 px"):
-        data.ensure_store(store.path, "clips", tmp_path / "store", (8, 64))
+        batches.ensure_store(store.path, "clips", tmp_path / "store", (8, 64))
     with pytest.raises(InputError, match="no clips"):
-        data.ensure_store(first.path, "clips", tmp_path / "store", (8,))
+        batches.ensure_store(first.path, "clips", tmp_path / "store", (8,))
     with pytest.raises(InputError, match="check the name"):
-        data.ensure_store(tmp_path / "nowhere", "photos", tmp_path / "store")
+        batches.ensure_store(tmp_path / "nowhere", "photos", tmp_path / "store")
     os.remove(first.path / "store.json")
     with pytest.raises(InputError, match="no finished store"):
-        data.ensure_store(first.path, "photos", tmp_path / "store", LEVELS)
-    assert data.ensure_store(material / "photos", "photos", tmp_path / "store", LEVELS).path == first.path, "an interrupted one is finished"
+        batches.ensure_store(first.path, "photos", tmp_path / "store", LEVELS)
+    assert batches.ensure_store(material / "photos", "photos", tmp_path / "store", LEVELS).path == first.path, "an interrupted one is finished"
 
 
 def test_several_processes_prepare_one_store(material, tmp_path):

@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from typer.testing import CliRunner
 
 from deeplandscape.cli import app
-from deeplandscape.core import InputError, save_image, write_video
-from deeplandscape.ground_truth import flow_error, leakage, light_agreement, rank_correlation, structure_distance, wind_asked_for, wind_error
-from deeplandscape.motion import Homography
-from deeplandscape.protocols import (
-    PRESETS, compare_pictures, entries, evaluate_pictures, evaluate_videos, preset_of, read_clips, read_pictures, static_mask)
+from deeplandscape.core import InputError
+from deeplandscape.media import save_image, write_video
+from deeplandscape.metrics.truth import (
+    flow_error, leakage, light_agreement, rank_correlation, structure_distance, wind_asked_for, wind_error)
+from deeplandscape.video.motion import Homography
+from deeplandscape.metrics.protocols import (
+    compare_pictures, evaluate_pictures, evaluate_videos, folder_entries, preset_of, PRESETS, read_clips,
+    read_pictures, static_mask)
 
 
 def pictures(n, size=32, seed=0):
@@ -31,11 +34,11 @@ def folders(tmp_path):
 # folders
 
 def test_neither_order_nor_names_nor_threads_matter(folders):
-    a, b = (entries(folders / n)[1] for n in "ab")
+    a, b = (folder_entries(folders / n)[1] for n in "ab")
     want = evaluate_pictures(b, a)
     (folders / "c").mkdir()
     for k, p in enumerate(reversed(b)): shutil.copy(p, folders / "c" / f"other{k}.png")
-    got = evaluate_pictures(entries(folders / "c")[1], a)
+    got = evaluate_pictures(folder_entries(folders / "c")[1], a)
     assert [(m.value, m.low) for m in got] == [(m.value, m.low) for m in want[:2]] and len(want) == 4 and len(got) == 2
     before = torch.get_num_threads()
     try:
@@ -53,7 +56,7 @@ def test_a_codec_is_part_of_the_protocol(tmp_path):
             else:
                 (tmp_path / name / f"{k}").mkdir(parents=True)
                 for t, frame in enumerate(clip): save_image(frame, tmp_path / name / f"{k}" / f"{t:03d}.png")
-    found = {name: evaluate_videos(entries(tmp_path / name)[1][:2], entries(tmp_path / name)[1][2:], frames=10) for name in ("png", "mp4")}
+    found = {name: evaluate_videos(folder_entries(tmp_path / name)[1][:2], folder_entries(tmp_path / name)[1][2:], frames=10) for name in ("png", "mp4")}
     assert found["png"][0].protocol["files"] == "frames" and found["mp4"][0].protocol["files"] == "mp4"
     assert found["png"][0].value != found["mp4"][0].value and found["png"][0].protocol["frames"] == 10
     speed = [m for m in found["png"] if m.protocol["metric"] == "real: flow, px per frame"][0]
@@ -64,7 +67,7 @@ def test_reading(tmp_path, folders):
     save_image(pictures(1, 40)[0][:, :20], tmp_path / "wide.png")
     assert read_pictures([tmp_path / "wide.png"], 16).shape == (1, 3, 16, 16)
     with pytest.raises(InputError, match="4 frames"): read_clips([folders / "a"], 16, 5)
-    with pytest.raises(InputError, match="no folder"): entries(folders / "none")
+    with pytest.raises(InputError, match="no folder"): folder_entries(folders / "none")
 
 
 def test_the_command(folders):

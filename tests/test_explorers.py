@@ -10,12 +10,15 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
-from deeplandscape.core import InputError, weights_path
-from deeplandscape.explorers import (ClockFace, Drawing, InversionExplorer, Job, MotionExplorer, PhotoChoice, PhotoExplorer,
-                                     SceneExplorer, as_png, loosen, meaning, measurements, read_upload)
-from deeplandscape.inversion import STEADY, invert
-from deeplandscape.lighting import STYLES, load_lighting, styles_of
-from deeplandscape.motion import CLOCK
+from deeplandscape.core import InputError
+from deeplandscape.files import weights_path
+from deeplandscape.explorers.toolkit import as_png, ClockFace, Drawing, Job, PhotoChoice, read_upload
+from deeplandscape.explorers.photos import InversionExplorer, loosen, PhotoExplorer
+from deeplandscape.explorers.latents import meaning, measurements, MotionExplorer, SceneExplorer
+from deeplandscape.photo.inversion import invert, STEADY
+from deeplandscape.video.lighting import STYLES, styles_of
+from deeplandscape.model.approximator import load_lighting
+from deeplandscape.video.motion import CLOCK
 from small_models import CONFIG, small_generator, write_weights
 
 APPS = Path(__file__).resolve().parents[1] / "nbs" / "apps"

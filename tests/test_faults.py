@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplandscape.core import load_tensors
+from deeplandscape.files import load_tensors
 
 
 def cli(*arguments, cwd=None):

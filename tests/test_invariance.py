@@ -4,9 +4,12 @@ import json
 import pytest
 import torch
 
-from deeplandscape.data import Store, prepare_store
-from deeplandscape.generator import Generator, GeneratorConfig, Latents
-from deeplandscape.training import PROFILES, Sources, TrainConfig, ablation, ABLATIONS, stage, train
+from deeplandscape.data.store import Store
+from deeplandscape.data.prepare import prepare_store
+from deeplandscape.model.generator import Generator, GeneratorConfig, Latents
+from deeplandscape.training.schedule import ablation, ABLATIONS, PROFILES, stage, TrainConfig
+from deeplandscape.training.losses import Sources
+from deeplandscape.training.loop import train
 
 TINY = TrainConfig(GeneratorConfig(resolution=16, z_dim=16, w_dim=16, channels=(8, 8, 8)), batch=((4, 4),), fade_images=((8, 24),),
                    stable_images=((8, 24),), total_batches=None, r1_every=2)

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deeplandscape.layers import AdaIN, DownConv2d, Normalise, UpConv2d, blur, down_kernel, up_kernel
+from deeplandscape.model.layers import AdaIN, blur, down_kernel, DownConv2d, Normalise, up_kernel, UpConv2d
 
 FORMATS = torch.contiguous_format, torch.channels_last
 

@@ -6,12 +6,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deeplandscape.core import InputError, find_weights, to_uint8
-from deeplandscape.extractors import Extractor, extractor, resized
-from deeplandscape.metrics import (
-    Measurement, bootstrap, clip_features, compare_sets, compare_videos, consistency_curve, frechet_distance, frechet_extrapolated,
-    kernel_distance, lpips_distance, masked_ssim, measure, measure_motion, measure_video, motion_amount, optical_flow,
-    perceptual_distance, pooled_features, segmentation_agreement, ssim, ssim_map, static_consistency)
+from deeplandscape.core import InputError
+from deeplandscape.files import find_weights
+from deeplandscape.media import to_uint8
+from deeplandscape.metrics.extractors import Extractor, extractor, resized
+from deeplandscape.metrics.similarity import (
+    bootstrap, lpips_distance, masked_ssim, measure, Measurement, perceptual_distance, ssim, ssim_map)
+from deeplandscape.metrics.distances import (
+    clip_features, compare_sets, compare_videos, frechet_distance, frechet_extrapolated, kernel_distance,
+    pooled_features)
+from deeplandscape.metrics.flow import (
+    consistency_curve, measure_motion, measure_video, motion_amount, optical_flow, segmentation_agreement,
+    static_consistency)
 
 
 def pictures(seed, n=2, size=32):

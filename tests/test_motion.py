@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
 from deeplandscape.core import InputError
-from deeplandscape.motion import CLOCK, Homography, moving_maps
+from deeplandscape.video.motion import CLOCK, Homography, moving_maps
 
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "motion_parity.npz")
 hours, horizons = st.sampled_from(list(CLOCK)), st.sampled_from([0.0, 0.12, 0.5, 0.66, 1.0])

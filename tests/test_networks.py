@@ -9,10 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deeplandscape import core, extractors
-from deeplandscape.core import WEIGHTS, InputError, Weights, find_weights, load_state, weights_path
-from deeplandscape.extractors import LPIPS, extractor
-from deeplandscape.metrics import clip_features, compare_videos, frechet_distance, lpips_distance, optical_flow
+from deeplandscape import files, media
+from deeplandscape.files import find_weights, load_state, WEIGHTS, Weights, weights_path
+from deeplandscape.core import InputError
+from deeplandscape.metrics.extractors import extractor, LPIPS
+from deeplandscape.metrics.distances import clip_features, compare_videos, frechet_distance
+from deeplandscape.metrics.similarity import lpips_distance
+from deeplandscape.metrics.flow import optical_flow
 
 STANDARD = ("vgg19", "vgg16", "lpips", "inception", "i3d", "raft", "segformer", "resnet152")
 here = lambda *names: all(find_weights(name) for name in names)
@@ -40,7 +43,7 @@ def test_each_network_says_where_it_comes_from(name):
     w = WEIGHTS[name]
     assert w.url.startswith("https://") and w.licence and w.about and w.bytes > 5000
     assert w.sha256 is None or len(w.sha256) == 64
-    if name != "segformer": assert core._expected(w)
+    if name != "segformer": assert files._expected(w)
 
 
 def test_own_folder_goes_first_and_offline_is_one_sentence(own, monkeypatch):
@@ -55,7 +58,7 @@ def test_own_folder_goes_first_and_offline_is_one_sentence(own, monkeypatch):
 
 def test_the_heads_of_lpips_come_with_torchmetrics():
     path = find_weights("lpips")
-    assert path is not None and core.file_sha256(path) == WEIGHTS["lpips"].sha256
+    assert path is not None and files.file_sha256(path) == WEIGHTS["lpips"].sha256
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -200,7 +203,7 @@ def inception_file(own):
 
 def test_inception_by_file(inception_file):
     x = pictures(2, 64)
-    with torch.no_grad(): want = inception_file(core.to_uint8(x))[0].double()
+    with torch.no_grad(): want = inception_file(media.to_uint8(x))[0].double()
     got = extractor("inception")(x)
     assert got.shape == (2, 2048) and not extractor("inception").standard
     torch.testing.assert_close(got, want)
@@ -222,7 +225,7 @@ def test_without_the_package_it_says_how_to_get_it(own):
 def test_resnet_by_file(own, monkeypatch):
     "The reader of ResNet-152, on a small sister of the same layout."
     import torchvision
-    from deeplandscape.encoder import ResNetFeatures
+    from deeplandscape.model.encoder import ResNetFeatures
     torch.manual_seed(0)
     net = torchvision.models.resnet18()
     torch.save(net.state_dict(), own / "resnet18.pth")
@@ -236,7 +239,7 @@ def test_resnet_by_file(own, monkeypatch):
 
 def test_segformer_by_file(own):
     transformers = pytest.importorskip("transformers")
-    from deeplandscape.perception import ADE_NAMES, segformer_classes, segmenter
+    from deeplandscape.perception.network import ADE_NAMES, segformer_classes, segmenter
     torch.manual_seed(0)
     config = transformers.SegformerConfig(depths=[3, 4, 6, 3], hidden_sizes=[64, 128, 320, 512], decoder_hidden_size=768, num_labels=150)
     net = transformers.SegformerForSemanticSegmentation(config).eval()
@@ -253,14 +256,14 @@ def test_segformer_by_file(own):
 
 
 def test_segformer_says_what_it_needs(own):
-    from deeplandscape.perception import segformer_classes
+    from deeplandscape.perception.network import segformer_classes
     with mock.patch.dict("sys.modules", {"transformers": None}), pytest.raises(InputError, match="segformer"): segformer_classes()
 
 
 # VGG19
 
 def test_vgg19_by_a_file_of_the_old_format(own):
-    from deeplandscape.perception import VGG19Features, perceptual_loss
+    from deeplandscape.perception.network import perceptual_loss, VGG19Features
     state = {k.replace("layers", "features"): v for k, v in VGG19Features().state_dict().items()}
     torch.save(state, own / WEIGHTS["vgg19"].file, _use_new_zipfile_serialization=False)
     perceptual_loss.cache_clear()

@@ -30,9 +30,9 @@ def test_there_are_notebooks(): assert len(NOTEBOOKS) >= 14
 
 def test_one_module_each(notebook):
     first = cells(notebook)[0][1].strip()
-    module = notebook.stem.split("_", 1)[1]
-    assert first == f"#| default_exp {module}"
-    assert (ROOT / "deeplandscape" / f"{module}.py").exists()
+    module = re.fullmatch(r"#\| default_exp ((?:\w+\.)?\w+)", first)[1]
+    assert re.fullmatch(r"\d\d_(\w+)", notebook.stem)[1] == module.split(".")[-1]
+    assert (ROOT / "deeplandscape" / f"{module.replace('.', '/')}.py").exists()
     others = [s for _, s in cells(notebook, "code") if re.match(r"#\|\s*export\w*[ \t]+\S", s)]
     assert not others, "an exported cell names another module"
 
@@ -78,7 +78,8 @@ def test_exported_names_are_shown_or_checked(notebook):
                     parts[node.name] = ast.unparse(node)
                     if not source.startswith("#| exporti"): public.add(node.name)
         else: used += source + "\n"
-    mentions = lambda name, text: re.search(rf"\b({name}|{name.replace('_', '-')})\b", text)
+    spellings = lambda name: {name, name.replace("_", "-"), name.removesuffix("_command").replace("_", "-")}     # as the command line spells it
+    mentions = lambda name, text: re.search(rf"\b({'|'.join(spellings(name))})\b", text)
     reached = {name for name in parts if mentions(name, used)}
     while grown := {name for name in parts if name not in reached and any(mentions(name, parts[other]) for other in reached)}: reached |= grown
     hidden = sorted(name for name in public - reached if not name.startswith("_"))

@@ -13,8 +13,8 @@ import torch
 import yaml
 from PIL import Image
 
-from deeplandscape.page import write_index, write_report
-from deeplandscape.report import save_result
+from deeplandscape.report.page import write_index, write_report
+from deeplandscape.report.results import save_result
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTENTS = yaml.safe_load((ROOT / "figures" / "published" / "contents.yaml").read_text(encoding="utf-8"))

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from deeplandscape.core import InputError, load_tensors
-from deeplandscape.encoder import Encoder, EncoderConfig
-from deeplandscape.generator import Latents, load_generator, mix_styles
-from deeplandscape.official import (approximator_from_official, discriminator_from_official, encoder_from_official, generator_from_official,
-                                    import_official, read_official)
+from deeplandscape.core import InputError
+from deeplandscape.files import load_tensors
+from deeplandscape.model.encoder import Encoder, EncoderConfig
+from deeplandscape.model.generator import Latents, load_generator, mix_styles
+from deeplandscape.model.official import (
+    approximator_from_official, discriminator_from_official, encoder_from_official, generator_from_official,
+    import_official, read_official)
 
 GOLDENS = Path(__file__).parent / "goldens"
 SEED = 1
@@ -218,4 +220,4 @@ def test_what_is_no_released_file(tmp_path):
 
 def test_a_module_with_foreign_classes_is_refused(tmp_path):
     torch.save(Encoder(EncoderConfig("small", 2, 8, 16)), tmp_path / "ours.pth")
-    with pytest.raises(InputError, match="deeplandscape.encoder.Encoder"): read_official(tmp_path / "ours.pth")
+    with pytest.raises(InputError, match="deeplandscape.model.encoder.Encoder"): read_official(tmp_path / "ours.pth")

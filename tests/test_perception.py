@@ -5,11 +5,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deeplandscape import perception
-from deeplandscape.core import InputError, save_image
-from deeplandscape.perception import (
-    Perception, PerceptionTraining, PhotoExamples, VGG19Features, draw_notes, evaluate_perception, fold_normalisation,
-    gather_classes, is_held_out, label_sky, load_perception, perceptual_loss, photo_loss, scene_examples, segmenter, train_perception)
+from deeplandscape import files as files_module
+from deeplandscape.core import InputError
+from deeplandscape.media import save_image
+from deeplandscape.perception.network import (
+    fold_normalisation, gather_classes, load_perception, Perception, perceptual_loss, segmenter,
+    VGG19Features)
+from deeplandscape.perception.training import (
+    evaluate_perception, PerceptionTraining, photo_loss, train_perception)
+from deeplandscape.perception.examples import (
+    draw_notes, is_test_photo, label_sky, PhotoExamples, scene_examples)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def test_deterministic_and_independent_of_the_batch(net, scenes):
 def test_shipped_weights_are_good_and_small(net):
     scores = evaluate_perception(net, scenes=64)
     assert scores["iou_sky"] > 0.9 and scores["iou_static"] > 0.8 and scores["iou_water"] > 0.65
-    path = perception.weights_path("perception")
+    path = files_module.weights_path("perception")
     assert path.stat().st_size < 3_000_000 and path.with_suffix(".md").exists()
 
 
@@ -145,7 +150,7 @@ def test_held_out_photographs_are_never_trained_on(tmp_path, scenes):
     files = sorted(tmp_path.glob("*.png"))
     split = {s: PhotoExamples(files, split=s).names for s in ("train", "test")}
     assert set(split["train"]) | set(split["test"]) == {f.stem for f in files} and not set(split["train"]) & set(split["test"])
-    assert split["test"] == [f.stem for f in files if is_held_out(f)]
+    assert split["test"] == [f.stem for f in files if is_test_photo(f)]
 
 
 def test_training_goes_on_bit_for_bit(tmp_path, scenes):

@@ -1,6 +1,8 @@
 """The published test clips: exact frames, every kind of loss reported, nothing fetched twice; videos come from files the test makes."""
 import errno
+import importlib.util
 import json
+import os
 import shutil
 import socket
 import sys
@@ -10,10 +12,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from deeplandscape import core, published_clips
+from deeplandscape import media
+from deeplandscape.data import clips as clips_module
 from deeplandscape.cli import main
 from deeplandscape.core import InputError
-from deeplandscape.published_clips import Clip, cut_clip, fetch_clips, read_clip_list
+from deeplandscape.data.clips import Clip, cut_clip, fetch_clips, read_clip_list
 
 
 def numbered(count, h=70, w=100):
@@ -25,10 +28,10 @@ def numbered(count, h=70, w=100):
 def far(tmp_path_factory):
     "A folder that stands for the network."
     folder = tmp_path_factory.mktemp("far")
-    core.write_video(numbered(70), folder / "long.mp4", fps=10, crf=0)
-    core.write_video(numbered(70), folder / "ntsc.mp4", fps=29.97, crf=0)
-    core.write_video(numbered(15), folder / "short.mp4", fps=10)
-    core.write_video(numbered(40, 40, 60), folder / "small.mp4", fps=10)
+    media.write_video(numbered(70), folder / "long.mp4", fps=10, crf=0)
+    media.write_video(numbered(70), folder / "ntsc.mp4", fps=29.97, crf=0)
+    media.write_video(numbered(15), folder / "short.mp4", fps=10)
+    media.write_video(numbered(40, 40, 60), folder / "small.mp4", fps=10)
     (folder / "broken.mp4").write_bytes(b"no video at all")
     return folder
 
@@ -59,7 +62,7 @@ def test_each_clip_is_kept_or_reported(far, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "clips.json", "landscape_long_3.mp4", "sky_long_0.mp4", "sky_long_2.mp4"], "nothing half done is left"
     assert json.loads((tmp_path / "out" / "clips.json").read_text())["clips"] == found
-    frames, fps = core.read_video(tmp_path / "out" / "sky_long_2.mp4")
+    frames, fps = media.read_video(tmp_path / "out" / "sky_long_2.mp4")
     assert frames.shape == (20, 3, 64, 64) and fps == 30
     np.testing.assert_allclose(frames.float().mean((1, 2, 3)), 3 * np.arange(20, 40), atol=2)
     assert fetch_clips(tmp_path / "out", clips[:2], None, size=64) == {"sky_long_0": None, "sky_long_2": None}, "nothing to fetch"
@@ -73,7 +76,7 @@ def test_frames_are_counted_as_in_the_released_program(far):
 def test_the_square_is_the_centre_and_never_enlarged(tmp_path):
     across = np.zeros((64, 128, 3), np.uint8)
     across[:, 32:96] = 200
-    core.write_video(torch.from_numpy(across).permute(2, 0, 1)[None].repeat(2, 1, 1, 1), tmp_path / "v.mp4", crf=0)
+    media.write_video(torch.from_numpy(across).permute(2, 0, 1)[None].repeat(2, 1, 1, 1), tmp_path / "v.mp4", crf=0)
     for size in (64, 32):
         frame = next(cut_clip(tmp_path / "v.mp4", 0, 2, size))
         assert frame.shape == (3, size, size) and (frame.float() - 200).abs().max() < 12
@@ -88,17 +91,17 @@ def test_a_link_that_stands_twice_counts_once(tmp_path):
 
 def test_a_full_disk_is_no_missing_clip(far, tmp_path, monkeypatch):
     def full(*_): raise OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(core.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(InputError, match="disk is full"):
         fetch_clips(tmp_path / "out", [Clip("sky", link("long"), 0)], Fetcher(far), size=64, frames=5)
 
 
 def test_the_command(far, tmp_path, monkeypatch):
     from deeplandscape.cli import app
-    monkeypatch.setattr(published_clips, "YtDlp", lambda: Fetcher(far))
+    monkeypatch.setattr(clips_module, "YtDlp", lambda: Fetcher(far))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.json").write_text(json.dumps({"sky": {link("long"): [0], link("gone"): [0]}}))
-    monkeypatch.setattr(published_clips.fetch_clips, "__defaults__", (None, 1080, 20))
+    monkeypatch.setattr(clips_module.fetch_clips, "__defaults__", (None, 1080, 20))
     done = CliRunner().invoke(app, ["prepare", "test-clips", "--list", "list.json", "--size", "64"])
     assert done.exit_code == 0, done.output
     assert "1 of 2" in done.output and "sky_gone_0" in done.output and (tmp_path / "test-clips" / "sky_long_0.mp4").exists()
@@ -108,8 +111,8 @@ def test_offline_and_without_the_extra_it_says_so(tmp_path, monkeypatch, capsys)
     def no(*given, **named): raise OSError("no network")
     (tmp_path / "list.json").write_text(json.dumps({"sky": {link("long"): [0]}}))
     monkeypatch.chdir(tmp_path)
-    spec = published_clips.importlib.util.find_spec
-    monkeypatch.setattr(published_clips.importlib.util, "find_spec", lambda name, *more: None if name == "yt_dlp" else spec(name, *more))
+    spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "yt_dlp" else spec(name, *more))
     for name in ("create_connection", "getaddrinfo"): monkeypatch.setattr(socket, name, no)
     for more, words in (([], "could not be fetched"), (["--list", "list.json"], "pip install"), (["--list", "no.json"], "no list")):
         monkeypatch.setattr(sys, "argv", ["deeplandscape", "prepare", "test-clips", *more])

@@ -10,10 +10,12 @@ import pytest
 import yaml
 from papermill import inspect_notebook
 
-from deeplandscape import report
-from deeplandscape.claims import source_of
+from deeplandscape.report import results
+from deeplandscape.report.claims import source_of
 from deeplandscape.core import InputError
-from deeplandscape.report import fingerprint, is_current, parameters_of, plan, published, read_profile, reproduce, save_result
+from deeplandscape.report.results import fingerprint, is_current, parameters_of, save_result
+from deeplandscape.report.reproduce import profile_plan, read_profile, reproduce
+from deeplandscape.report.figures import published
 
 ROOT = Path(__file__).resolve().parents[1]
 REPRO = ROOT / "nbs" / "repro"
@@ -69,7 +71,7 @@ def test_opens_with_title_and_purpose(notebook):
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_profiles_name_known_parameters_only(profile):
-    ready = plan(profile)
+    ready = profile_plan(profile)
     left_out = yaml.safe_load((REPRO / "profiles" / f"{profile}.yaml").read_text())["settings"].get("without", [])
     assert set(ready.parameters) == {p.stem for p in NOTEBOOKS} - set(left_out) and set(left_out) <= {p.stem for p in NOTEBOOKS}
     assert all(values["profile"] == profile for values in ready.parameters.values())
@@ -89,7 +91,7 @@ def test_the_four_profiles(): assert set(PROFILES) >= {"smoke", "cpu", "gpu", "p
 def test_misspelt_profiles(tmp_path, capfd, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match=message): plan(str(path))
+    with pytest.raises(InputError, match=message): profile_plan(str(path))
     assert reproduce(str(path)) == 2
     printed = capfd.readouterr().err.strip()
     assert message in printed and len(printed.splitlines()) == 1 and "Traceback" not in printed
@@ -134,11 +136,11 @@ def test_published_numbers_add_up():
 
 
 def test_commit_says_when_the_tree_is_dirty(monkeypatch):
-    for changes, commit in ((" M nbs/00_core.ipynb", "abc-dirty"), ("", "abc")):
-        monkeypatch.setattr(report, "git", lambda *command: "abc" if command[0] == "rev-parse" else changes)
-        assert report.git_commit() == commit
-    monkeypatch.setattr(report, "git", lambda *command: None)
-    assert report.git_commit() is None
+    for changes, commit in ((" M nbs/01_core.ipynb", "abc-dirty"), ("", "abc")):
+        monkeypatch.setattr(results, "git", lambda *command: "abc" if command[0] == "rev-parse" else changes)
+        assert results.git_commit() == commit
+    monkeypatch.setattr(results, "git", lambda *command: None)
+    assert results.git_commit() is None
 
 
 def test_fingerprint_ignores_clock_and_machine_only(tmp_path):

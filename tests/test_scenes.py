@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
 from deeplandscape.core import InputError
-from deeplandscape.scenes import (SEEDS_PER_SPLIT, SPLITS, hash_uniform, palette, render, render_clip, sample_weather,
-                                  scene_seeds, weather_at)
+from deeplandscape.data.weather import (
+    palette, sample_weather, scene_seeds, SEEDS_PER_SPLIT, SPLITS, weather_at)
+from deeplandscape.data.noise import hash_uniform
+from deeplandscape.data.scenes import render, render_clip
 
 SEEDS = scene_seeds("val", 100, 24)
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplandscape.core import read_video
-from deeplandscape.report import fingerprint, parameters_of, plan, reproduce
+from deeplandscape.media import read_video
+from deeplandscape.report.results import fingerprint, parameters_of
+from deeplandscape.report.reproduce import profile_plan, reproduce
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p.stem for p in (ROOT / "nbs" / "repro").glob("*.ipynb"))
@@ -68,13 +69,13 @@ def test_nothing_left_to_do(smoke):
 
 
 def test_parameters_reach_the_notebooks(smoke):
-    wanted = plan("smoke").parameters["fig01_videos"]
+    wanted = profile_plan("smoke").parameters["fig01_videos"]
     found = json.loads((smoke / "figures" / "fig01_videos.json").read_text(encoding="utf-8"))["parameters"]
     assert found["n_videos"] == wanted["n_videos"]
 
 
 CHEAP = ("fig01_videos", "fig07_animation", "fig09_ssim")    # and what they need: two trainings, inversions, all metrics of the comparison
-CALL = "import sys; from deeplandscape.report import reproduce; sys.exit(reproduce('smoke', targets={}, jobs=1, figures='{}', runs='{}'))"
+CALL = "import sys; from deeplandscape.report.reproduce import reproduce; sys.exit(reproduce('smoke', targets={}, jobs=1, figures='{}', runs='{}'))"
 
 
 def kill_with_children(process):

@@ -7,10 +7,13 @@ from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 
 from deeplandscape.core import InputError
-from deeplandscape.metrics import masked_ssim
-from deeplandscape.scenes import render_clip, scene_seeds
-from deeplandscape.superres import (Blend, GuidedFilter, RRDBNet, SuperresConfig, bicubic, blend, box_mean, from_esrgan, guided_filter,
-                                    guided_upsample, load_superres, reduce, save_superres, scene_source, stored_pairs, train_superres, training_pairs)
+from deeplandscape.metrics.similarity import masked_ssim
+from deeplandscape.data.scenes import render_clip
+from deeplandscape.data.weather import scene_seeds
+from deeplandscape.photo.superres import Blend, blend, box_mean, guided_filter, guided_upsample, GuidedFilter
+from deeplandscape.photo.rrdb import (
+    bicubic, from_esrgan, load_superres, reduce, RRDBNet, save_superres, SuperresConfig)
+from deeplandscape.photo.pairs import scene_source, stored_pairs, train_superres, training_pairs
 
 
 def noise(*shape, seed=0): return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1

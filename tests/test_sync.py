@@ -26,7 +26,7 @@ def copy_project(folder, keep=lambda path: True):
     ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "weights", "*.partial.ipynb")
     shutil.copytree(ROOT / "nbs", folder / "nbs", ignore=ignore)
     shutil.copytree(ROOT / PACKAGE, folder / PACKAGE, ignore=ignore)
-    for path in [*(folder / "nbs").rglob("*.ipynb"), *(folder / PACKAGE).glob("*.py")]:
+    for path in [*(folder / "nbs").rglob("*.ipynb"), *(folder / PACKAGE).rglob("*.py")]:
         if not keep(path): path.unlink()
     return commit(folder)
 
@@ -55,7 +55,7 @@ def test_notebooks_and_library_are_in_step(tmp_path):
 @pytest.fixture
 def small(tmp_path):
     "A copy with two notebooks only, exported."
-    kept = {"00_core.ipynb", "03_layers.ipynb", "core.py", "layers.py", "__init__.py"}
+    kept = {"01_core.ipynb", "20_layers.ipynb", "core.py", "layers.py", "__init__.py"}
     folder = copy_project(tmp_path, keep=lambda path: path.name in kept)
     out_of_step(folder)                     # the index of the copy now knows the two modules only
     return commit(folder)
@@ -66,17 +66,17 @@ def test_small_copy_is_in_step(small):
 
 
 def test_hand_edited_module_is_noticed(small):
-    with open(small / PACKAGE / "layers.py", "a") as module: module.write("\nedited = True\n")
+    with open(small / PACKAGE / "model" / "layers.py", "a") as module: module.write("\nedited = True\n")
     commit(small)
     assert any("layers.py" in line for line in out_of_step(small))
 
 
 def test_forgotten_export_is_noticed(small):
     "The notebook was renamed and feeds another module, which nobody exported."
-    notebook = small / "nbs" / "03_layers.ipynb"
-    text = notebook.read_text(encoding="utf-8").replace("#| default_exp layers", "#| default_exp strata")
+    notebook = small / "nbs" / "20_layers.ipynb"
+    text = notebook.read_text(encoding="utf-8").replace("#| default_exp model.layers", "#| default_exp model.strata")
     notebook.unlink()
-    (small / "nbs" / "03_strata.ipynb").write_text(text, encoding="utf-8")
+    (small / "nbs" / "20_strata.ipynb").write_text(text, encoding="utf-8")
     commit(small)
     changed = out_of_step(small)
     assert any(line.startswith("??") and "strata.py" in line for line in changed)
@@ -84,18 +84,18 @@ def test_forgotten_export_is_noticed(small):
 
 
 def test_stale_module_is_noticed(small):
-    (small / "nbs" / "03_layers.ipynb").unlink()
+    (small / "nbs" / "20_layers.ipynb").unlink()
     commit(small)
     assert any(line.startswith(" D") and "layers.py" in line for line in out_of_step(small))
 
 
 def test_dirty_notebook_is_noticed(small):
-    notebook = small / "nbs" / "03_layers.ipynb"
+    notebook = small / "nbs" / "20_layers.ipynb"
     content = json.loads(notebook.read_text(encoding="utf-8"))
     next(cell for cell in content["cells"] if cell["cell_type"] == "code")["execution_count"] = 7
     notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     commit(small)
-    assert any("03_layers.ipynb" in line for line in out_of_step(small))
+    assert any("20_layers.ipynb" in line for line in out_of_step(small))
 
 
 DEVELOPMENT_ONLY = {"nbdev", "fastcore", "execnb", "ghapi", "pytest", "hypothesis"}
@@ -109,11 +109,12 @@ def imported(module):
 
 
 def test_library_imports_no_development_package():
-    for module in (ROOT / PACKAGE).glob("*.py"):
+    for module in (ROOT / PACKAGE).rglob("*.py"):
         assert not DEVELOPMENT_ONLY & set(imported(module)), module.name
 
 
 def test_library_runs_without_development_packages():
-    names = [f"{PACKAGE}.{module.stem}" for module in sorted((ROOT / PACKAGE).glob("[!_]*.py"))]
+    paths = sorted(module.relative_to(ROOT).with_suffix("") for module in (ROOT / PACKAGE).rglob("[!_]*.py"))
+    names = [".".join(path.parts) for path in paths]
     program = f"import sys\nfor name in {sorted(DEVELOPMENT_ONLY)}: sys.modules[name] = None\nimport importlib\nfor name in {names}: importlib.import_module(name)"
     call(sys.executable, "-c", program, cwd=ROOT)

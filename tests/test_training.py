@@ -13,13 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from deeplandscape import core, training
-from deeplandscape.core import InputError, load_tensors, save_tensors
-from deeplandscape.data import Store, prepare_store
-from deeplandscape.generator import GeneratorConfig
-from deeplandscape.schedule import SMALL, TrainConfig, entries, official_config, paper_config, stage, total_images
-from deeplandscape.training import Networks, Sources, load_checkpoint, pack, train
-from deeplandscape.watching import diagnose, read_log
+from deeplandscape.training import loop
+from deeplandscape.core import InputError, use_threads
+from deeplandscape.files import load_tensors, save_tensors
+from deeplandscape.data.store import Store
+from deeplandscape.data.prepare import prepare_store
+from deeplandscape.model.generator import GeneratorConfig
+from deeplandscape.training.schedule import (
+    level_entries, official_config, paper_config, SMALL, stage, total_images, TrainConfig)
+from deeplandscape.training.losses import Networks, Sources
+from deeplandscape.training.loop import load_checkpoint, pack, train
+from deeplandscape.training.monitor import diagnose, read_log
 from two_ranks import CONFIG
 
 TESTS = Path(__file__).resolve().parent
@@ -32,7 +36,7 @@ OPTIONS = dict(checkpoint_every=8, sample_every=48)
 def arithmetic():
     "Bits depend on the number of threads and on how denormals are treated: the same here and in the processes started below."
     threads = torch.get_num_threads()
-    core.use_threads(1)
+    use_threads(1)
     yield
     torch.set_num_threads(threads)
 
@@ -72,16 +76,16 @@ def test_the_appendix():
         assert config.generator.resolution == size and config.total_batches == 450_000 and config.r1_every == 1
         assert config.betas == (0, 0.99) and config.ema == ((4, 0.999),) and config.crops == 0.5 and config.pairs == (0.5, 0.1)
         assert config.style_mixing == 0.9 and config.mapping_lr == 0.01 and config.r1_gamma == ((4, 10.0),)
-        at = lambda level: stage(config, entries(config)[level - 1][1])
+        at = lambda level: stage(config, level_entries(config)[level - 1][1])
         batch = {8: 256, 16: 128, 32: 64, 64: 32, 128: 32, 256: 16, 512: 8}
         rate = {8: 1e-3, 16: 1e-3, 32: 1e-3, 64: 1e-3, 128: 1.5e-3, 256: 2e-3, 512: 3e-3}
         for level in range(1, config.generator.levels):
             r = config.generator.size(level)
             assert (at(level).batch, at(level).lr, at(level).first) == (batch[r], rate[r], True)
-            assert at(level).pairs == pytest.approx(0.5, abs=1e-3) and stage(config, entries(config)[level - 1][3] + 600_000).pairs == pytest.approx(0.1)
-            assert stage(config, entries(config)[level - 1][3] + 1_190_000).level == level
-        steps = sum(-(-(n[1] - a[1]) // batch[config.generator.size(a[0])]) for a, n in zip(entries(config), entries(config)[1:]))
-        assert steps + (total_images(config) - entries(config)[-1][1]) // batch[size] == 450_000
+            assert at(level).pairs == pytest.approx(0.5, abs=1e-3) and stage(config, level_entries(config)[level - 1][3] + 600_000).pairs == pytest.approx(0.1)
+            assert stage(config, level_entries(config)[level - 1][3] + 1_190_000).level == level
+        steps = sum(-(-(n[1] - a[1]) // batch[config.generator.size(a[0])]) for a, n in zip(level_entries(config), level_entries(config)[1:]))
+        assert steps + (total_images(config) - level_entries(config)[-1][1]) // batch[size] == 450_000
 
 
 def test_the_released_settings():
@@ -103,8 +107,9 @@ import sys
 sys.path.insert(0, sys.argv[3])
 from test_training import OPTIONS, TINY
 from deeplandscape.core import use_threads
-from deeplandscape.data import Store
-from deeplandscape.training import Sources, train
+from deeplandscape.data.store import Store
+from deeplandscape.training.losses import Sources
+from deeplandscape.training.loop import train
 use_threads(1)
 store = Store(sys.argv[1])
 train(TINY, Sources([(store, 1.0)], [(store, 1.0)]), sys.argv[2], **OPTIONS)
@@ -146,7 +151,7 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(sources, whole, tmp_path,
         calls.append(number)
         if 12 < len(calls) < 22: raise OSError(errno.ENOSPC, "No space left on device")
         fsync(number)
-    monkeypatch.setattr(core.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     train(TINY, sources, tmp_path, **OPTIONS)
     assert len(calls) > 22 and "disk is full" in capsys.readouterr().err
     (ta, _), (tb, _) = (load_tensors(out / "checkpoint.safetensors") for out in (whole, tmp_path))
@@ -157,7 +162,7 @@ def test_a_disk_that_stays_full_keeps_the_last_checkpoint(sources, whole, tmp_pa
     train(TINY, sources, tmp_path, until=40, **OPTIONS)
     with monkeypatch.context() as patch:
         def full(number): raise OSError(errno.ENOSPC, "No space left on device")
-        patch.setattr(core.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(InputError, match="disk is full"): train(TINY, sources, tmp_path, **OPTIONS)
     assert load_tensors(tmp_path / "checkpoint.safetensors")[1]["seen"] == 40
     train(TINY, sources, tmp_path, **OPTIONS)
@@ -182,13 +187,13 @@ def test_a_real_full_disk(sources, tmp_path):
 
 def test_interrupted_training_saves_and_goes_on(sources, whole, tmp_path, monkeypatch):
     "A request to stop that comes in the middle of a step is answered after it."
-    step = training.train_step
+    step = loop.train_step
 
     def with_request(nets, sources, seen, number):
         if seen == 44: signal.raise_signal(signal.SIGINT)
         return step(nets, sources, seen, number)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train_step", with_request)
+        patch.setattr(loop, "train_step", with_request)
         with pytest.raises(KeyboardInterrupt, match="48 images and saved"): train(TINY, sources, tmp_path, checkpoint_every=40, sample_every=48)
     assert load_tensors(tmp_path / "checkpoint.safetensors")[1]["seen"] == 48
     train(TINY, sources, tmp_path, **OPTIONS)
@@ -202,15 +207,15 @@ def test_other_settings_are_refused_and_older_checkpoints_read(sources, tmp_path
     tensors, meta = load_tensors(file)
     del meta["config"]["average_starts"], meta["sums"]              # as the first version wrote it
     save_tensors(file, tensors, meta)
-    assert load_checkpoint(file, Networks(TINY, training.Fabric(accelerator="cpu", devices=1))) == dict(seen=8, step=2)
+    assert load_checkpoint(file, Networks(TINY, loop.Fabric(accelerator="cpu", devices=1))) == dict(seen=8, step=2)
 
 
 def test_small_checkpoints_of_the_first_version():
     "What such a file said of its settings still means SMALL."
     old = json.loads(json.dumps(asdict(SMALL)))
     del old["average_starts"]
-    assert training.changed_settings(old, SMALL) == []
-    assert training.changed_settings(old | dict(unheard=1), SMALL) == ["unheard"]
+    assert loop.changed_settings(old, SMALL) == []
+    assert loop.changed_settings(old | dict(unheard=1), SMALL) == ["unheard"]
 
 
 # --- several processes ---
@@ -236,7 +241,7 @@ def test_two_processes_with_half_batches_equal_one(store, sources, tmp_path):
 
 
 def test_a_batch_that_cannot_be_split():
-    class Three: world_size, strategy = 3, training.Fabric(accelerator="cpu", devices=1).strategy
+    class Three: world_size, strategy = 3, loop.Fabric(accelerator="cpu", devices=1).strategy
     with pytest.raises(InputError, match="batch of 4 at 8 px cannot be split over 3"): Networks(TINY, Three())
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from deeplandscape.core import InputError
-from deeplandscape.generator import Generator, GeneratorConfig
-from deeplandscape.inversion import VARIANTS, Settings, State, invert, start
-from deeplandscape.motion import Homography
-from deeplandscape.variants import motion_in, orderings
+from deeplandscape.model.generator import Generator, GeneratorConfig
+from deeplandscape.photo.inversion import invert, Settings, start, State, VARIANTS
+from deeplandscape.video.motion import Homography
+from deeplandscape.experiments.variants import motion_in, variant_orderings
 
 QUICK = Settings(iterations=6, tune_iterations=3)
 
@@ -114,13 +114,13 @@ def case_results(differences, metric="SSIM"):
 def test_orderings_follow_from_paired_differences(differences, verdict):
     "Small against the spread of the photographs, yet sure; two photographs decide nothing."
     paper = pd.DataFrame([("MO", "SSIM", 0.95), ("E", "SSIM", 0.54)], columns=["method", "metric", "value"])
-    (row,) = orderings(case_results(differences), paper).itertuples()
+    (row,) = variant_orderings(case_results(differences), paper).itertuples()
     assert (row.more, row.less, row.verdict) == ("MO", "E", verdict)
 
 
 def test_equal_numbers_of_the_paper_order_nothing():
     paper = pd.DataFrame([("MO", "Flow x 10^-3", 1.3), ("E", "Flow x 10^-3", 1.3)], columns=["method", "metric", "value"])
-    assert len(orderings(case_results([1.0, 1.0, 1.0], "Flow x 10^-3 (DIS)"), paper)) == 0
+    assert len(variant_orderings(case_results([1.0, 1.0, 1.0], "Flow x 10^-3 (DIS)"), paper)) == 0
 
 
 @pytest.mark.parametrize("hour", ["3h", "9h", "2h", "10h"])

@@ -5,11 +5,13 @@ import sys
 import torch
 from lightning.fabric import Fabric
 
-from deeplandscape.data import Store
-from deeplandscape.generator import GeneratorConfig
-from deeplandscape.schedule import TrainConfig, stage
-from deeplandscape.core import item_generator, save_tensors
-from deeplandscape.training import Networks, Sources, discriminator_step, generator_step, load_checkpoint, pack, train
+from deeplandscape.data.store import Store
+from deeplandscape.model.generator import GeneratorConfig
+from deeplandscape.training.schedule import stage, TrainConfig
+from deeplandscape.core import item_generator
+from deeplandscape.files import save_tensors
+from deeplandscape.training.losses import discriminator_step, generator_step, Networks, Sources
+from deeplandscape.training.loop import load_checkpoint, pack, train
 
 CONFIG = TrainConfig(GeneratorConfig(resolution=16, z_dim=16, w_dim=16, channels=(8, 8, 8)), batch=((4, 8),), fade_images=((8, 32),),
                      stable_images=((8, 32),), total_batches=None)

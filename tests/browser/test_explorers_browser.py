@@ -86,7 +86,7 @@ def overlaps(page):
 
 
 def test_scene_sliders_and_styles_change_the_pixels(page, address):
-    from deeplandscape.explorers import SceneExplorer
+    from deeplandscape.explorers.latents import SceneExplorer
     expected = SceneExplorer(small_generator())
     page.goto(address + "scene.ipynb")
     wait_for(page, "z_dyn = +0.00, +0.00, +0.00")
@@ -109,7 +109,7 @@ def test_scene_sliders_and_styles_change_the_pixels(page, address):
 
 
 def test_motion_plays_and_saves(page, address):
-    from deeplandscape.explorers import MotionExplorer
+    from deeplandscape.explorers.latents import MotionExplorer
     expected = MotionExplorer(small_generator())
     page.goto(address + "motion.ipynb")
     wait_for(page, "scene 0, frame 0")
@@ -181,7 +181,7 @@ def test_photo_survives_bad_uploads_and_makes_a_video(page, address, tmp_path):
 
 
 def test_scene_in_jupyterlab(page, folder):
-    from deeplandscape.explorers import SceneExplorer
+    from deeplandscape.explorers.latents import SceneExplorer
     settings = folder / "lab" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     (settings / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false"}))
