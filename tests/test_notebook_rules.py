@@ -25,7 +25,7 @@ def is_import(source): return all(isinstance(n, (ast.Import, ast.ImportFrom)) fo
 def notebook(request): return request.param
 
 
-def test_there_are_notebooks(): assert len(NOTEBOOKS) >= 14
+def test_there_are_notebooks(): assert len(NOTEBOOKS) >= 60
 
 
 def test_one_module_each(notebook):
@@ -35,6 +35,49 @@ def test_one_module_each(notebook):
     assert (ROOT / "deeplandscape" / f"{module.replace('.', '/')}.py").exists()
     others = [s for _, s in cells(notebook, "code") if re.match(r"#\|\s*export\w*[ \t]+\S", s)]
     assert not others, "an exported cell names another module"
+
+
+def module_of(notebook): return cells(notebook)[0][1].split()[-1]
+def code_of(source): return ast.parse(re.sub(r"^\s*[%!].*$", "pass", source, flags=re.M))
+NUMBERS = {module_of(notebook): int(notebook.stem[:2]) for notebook in NOTEBOOKS}
+
+
+def imported(tree):
+    "The modules of this package that some code imports, anywhere in it."
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import): names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom): names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else: continue
+        yield from (name.removeprefix("deeplandscape.") for name in names if name.removeprefix("deeplandscape.") in NUMBERS)
+
+
+def test_numbers_are_two_digits_and_stand_once():
+    assert all(re.match(r"\d\d_[a-z]", notebook.stem) for notebook in NOTEBOOKS)
+    assert len(set(NUMBERS.values())) == len(NUMBERS) == len(NOTEBOOKS)
+
+
+def test_imports_only_from_lower_numbers(notebook):
+    own = int(notebook.stem[:2])
+    for _, source in cells(notebook, "code"):
+        above = {f"{NUMBERS[name]} {name}" for name in imported(code_of(source)) if NUMBERS[name] >= own}
+        assert not above, f"{notebook.stem} imports {', '.join(sorted(above))}"
+
+
+def defined(tree):
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield node.name
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        for target in targets: yield from (n.id for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+
+
+def test_no_public_name_in_two_modules():
+    homes = {}
+    for notebook in NOTEBOOKS:
+        for _, source in cells(notebook, "code"):
+            if exported(source):
+                for name in defined(ast.parse(source)): homes.setdefault(name, []).append(module_of(notebook))
+    twice = {name: found for name, found in homes.items() if len(found) > 1 and not name.startswith("_")}
+    assert not twice, twice
 
 
 def test_title_and_one_sentence(notebook):

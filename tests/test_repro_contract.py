@@ -1,6 +1,8 @@
 """The reproduction's notebooks, profiles and graph hold together."""
 import ast
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from deeplandscape.report import results
 from deeplandscape.report.claims import source_of
 from deeplandscape.core import InputError
 from deeplandscape.report.results import fingerprint, is_current, parameters_of, save_result
-from deeplandscape.report.reproduce import profile_plan, read_profile, reproduce
+from deeplandscape.report.reproduce import import_closure, profile_plan, read_profile, reproduce
 from deeplandscape.report.figures import published
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +47,8 @@ def test_one_parameters_cell_and_papermill_reads_all_of_it(notebook):
     body = ast.parse("".join(tagged[0]["source"])).body
     assert all(isinstance(node, ast.AnnAssign) for node in body), "annotated literals only"
     assert [node.target.id for node in body] == list(inspect_notebook(str(notebook))), "papermill misses a line (an equals sign in a comment?)"
-    assert {k: (v["default"], v["help"]) for k, v in inspect_notebook(str(notebook)).items()} == {k: tuple(v.values()) for k, v in parameters_of(notebook).items()}
+    read = {k: (v["default"], v["inferred_type_name"], v["help"]) for k, v in inspect_notebook(str(notebook)).items()}
+    assert read == {k: tuple(v.values()) for k, v in parameters_of(notebook).items()}
     for node in body: ast.literal_eval(node.value)
     assert all("#" in line for line in "".join(tagged[0]["source"]).splitlines() if ":" in line.split("#")[0]), "each with a comment"
 
@@ -87,7 +90,14 @@ def test_the_four_profiles(): assert set(PROFILES) >= {"smoke", "cpu", "gpu", "p
     ("settings: {thread: 1}", "no setting thread"),
     ("settings: {without: [fig01_video]}", "leaves out 'fig01_video'"),
     ("notebook: {}", "has notebook"),
-    ("notebooks: [", "not valid YAML")])
+    ("notebooks: [", "not valid YAML"),
+    ("notebooks: {fig01_videos: {n_videos: 1e1}}", "wants int for 'n_videos', not '1e1'; YAML takes it for text"),
+    ("common: {seed: zero}", "wants int for 'seed', not 'zero'"),
+    ("settings: {threads: 0}", "wants at least 1 for 'threads'"),
+    ("settings: {trains: 'no'}", "wants bool for 'trains'"),
+    ("notebooks: [fig01_videos]", "not a list of names and values"),
+    ("extend: mine.yaml", "extends itself"),
+    ("extend: cpuu", "no profile 'cpuu'")])
 def test_misspelt_profiles(tmp_path, capfd, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
@@ -103,6 +113,65 @@ def test_a_profile_of_ones_own_is_found_from_where_one_stands(tmp_path, monkeypa
     assert reproduce("mine.yaml", ("fig02_architecture",), dry_run=True, figures=tmp_path / "figures", runs=tmp_path / "runs") == 0
 
 
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_no_notebook_at_a_time_is_refused(jobs, capfd):
+    assert reproduce("smoke", jobs=jobs) == 2
+    assert capfd.readouterr().err == f"at least one notebook runs at a time, not {jobs}\n"
+
+
+def test_a_profile_extends_another(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extend: smoke\nsettings: {jobs: 1}\nnotebooks: {fig01_videos: {n_videos: 3}}")
+    (tmp_path / "hers.yaml").write_text("extend: mine.yaml\ncommon: {seed: 5}")
+    smoke, mine, hers = profile_plan("smoke"), profile_plan(str(tmp_path / "mine.yaml")), profile_plan(str(tmp_path / "hers.yaml"))
+    same = lambda plan: {k: v for k, v in plan.parameters["fig01_videos"].items() if k not in ("n_videos", "seed", "profile", "output", "folder")}
+    assert same(smoke) == same(mine) == same(hers)
+    assert mine.parameters["fig01_videos"]["n_videos"] == hers.parameters["fig01_videos"]["n_videos"] == 3
+    assert {p["seed"] for p in hers.parameters.values() if "seed" in p} == {5} and mine.jobs == 1 and hers.threads == smoke.threads
+    assert smoke.figures not in (mine.figures, hers.figures), "never into the results of another"
+
+
+def closure(name): return {path.relative_to(ROOT / "deeplandscape").as_posix() for path in import_closure(REPRO / f"{name}.ipynb")}
+
+
+def test_import_closure(notebook):
+    "What Python loads for a notebook's imports lies in its closure; the explorers, the command line and the pages never do."
+    found = closure(notebook.stem)
+    assert not [path for path in found if path.startswith("explorers/") or path in ("cli.py", "report/page.py", "report/claims.py")]
+    assert "core.py" in found and "report/results.py" in found
+
+
+def test_import_closure_holds_what_python_loads():
+    imports = "\n".join("".join(c["source"]) for c in code_cells(REPRO / "a5_invert.ipynb") if "".join(c["source"]).startswith(("import", "from")))
+    program = f"{imports}\nimport sys\nprint(*[m.__file__ for n, m in list(sys.modules.items()) if n.startswith('deeplandscape.')], sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    loaded = {Path(line).relative_to(ROOT / "deeplandscape").as_posix() for line in done.stdout.splitlines() if line.endswith(".py")}
+    loaded = {path for path in loaded if not path.endswith("__init__.py")}          # of the subpackages: empty
+    assert len(loaded) > 10 and loaded <= closure("a5_invert"), done.stderr
+
+
+def test_a_change_of_the_explorers_makes_nothing_old():
+    "And one of the discriminators makes the training old, not the user study."
+    assert "model/discriminators.py" in closure("a1_train") and "model/discriminators.py" not in closure("fig08_user_study")
+    assert "experiments/comparison.py" in closure("a8_baselines") and "experiments/comparison.py" not in closure("a1_train")
+
+
+def test_a_clone_in_a_folder_with_a_space_and_another_kernel_of_the_same_name(tmp_path):
+    "The whole graph of one notebook: the graph finds its files, the notebook its Python, and the pages are written."
+    clone, elsewhere = tmp_path / "a clone", tmp_path / "other kernels"
+    for part in ("nbs/repro", "deeplandscape", "figures/published"):
+        shutil.copytree(ROOT / part, clone / part, ignore=shutil.ignore_patterns("__pycache__", "*.partial.ipynb"))
+    (elsewhere / "kernels" / "python3").mkdir(parents=True)
+    (elsewhere / "kernels" / "python3" / "kernel.json").write_text(json.dumps(dict(argv=["/bin/false"], display_name="x", language="python")))
+    others = [n.stem for n in NOTEBOOKS if n.stem != "fig02_architecture"]
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(dict(extend="smoke", settings=dict(without=others))))
+    command = [sys.executable, "-c", "import sys; from deeplandscape.report.reproduce import reproduce; sys.exit(reproduce(sys.argv[1]))", str(tmp_path / "one.yaml")]
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True,
+                          env=dict(os.environ, PYTHONPATH=str(clone), JUPYTER_PATH=str(elsewhere)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = clone / "runs" / "one" / "figures"
+    assert (results / "fig02_architecture.png").exists() and (results / "index.html").exists() and (results / "README.md").exists()
+
+
 def test_graph_by_hand_refuses_a_misspelt_parameter(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("notebooks: {fig01_videos: {n_vidoes: 1}}")
@@ -113,8 +182,8 @@ def test_graph_by_hand_refuses_a_misspelt_parameter(tmp_path):
 
 def test_graph_has_no_cycle_and_runs_every_notebook(tmp_path, capfd):
     assert reproduce("gpu", dry_run=True, figures=tmp_path / "figures", runs=tmp_path / "runs") == 0
-    printed = "".join(capfd.readouterr())
-    assert f"notebook{len(NOTEBOOKS):>14}"[8:].strip() in printed.split("notebook", 1)[1].splitlines()[0]
+    counts = dict(line.split()[:2] for line in "".join(capfd.readouterr()).splitlines() if len(line.split()) == 2)
+    assert int(counts["notebook"]) + int(counts["figure"]) == len(NOTEBOOKS) and counts["report"] == "1"
 
 
 @pytest.mark.parametrize("name", PRINTED)

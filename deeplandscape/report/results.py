@@ -203,13 +203,14 @@ def fingerprint(
 # %% ../../nbs/91_results.ipynb #5a0be1f1
 def parameters_of(
     notebook: str | Path,        # a notebook of the reproduction
-) -> dict:                       # name -> {"default": as written, "help": the comment behind it}
+) -> dict:                       # name -> {"default", "type": as written, "help": the comment behind it}
     "The parameters that a notebook declares in its tagged cell."
     found = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     text = next(("".join(c["source"]) for c in found if "parameters" in c["metadata"].get("tags", [])), "")
     lines, nodes = text.splitlines(), [n for n in ast.parse(text).body if isinstance(n, ast.AnnAssign)]
     comment = lambda node: lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode().partition("#")[2].strip()
-    return {n.target.id: {"default": ast.get_source_segment(text, n.value), "help": comment(n)} for n in nodes}
+    return {n.target.id: {"default": ast.get_source_segment(text, n.value), "type": ast.unparse(n.annotation),
+                          "help": comment(n)} for n in nodes}
 
 # %% ../../nbs/91_results.ipynb #4c58eefd
 class Run:
