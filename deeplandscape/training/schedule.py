@@ -157,7 +157,8 @@ OVERNIGHT = replace(
     batch=((8, 32), (32, 16)),
     fade_images=((8, 8_000), (16, 16_000), (64, 6_000)), stable_images=((8, 16_000), (16, 44_000), (64, 344_000), (128, 294_000)),
     lr=((8, 2.5e-3), (64, 1e-3), (128, 8e-4)), ema=((8, 0.99), (32, 0.995), (64, 0.9985), (128, 0.9989)), cool=100_000)
-PROFILES = {"overnight": OVERNIGHT, "small": SMALL, "gated": GATED, "tuned": TUNED, "gpu": GPU, "paper": paper_config(), "paper128": paper_config(128), "paper512": paper_config(512),
+PROFILES = {"overnight": OVERNIGHT, "small": SMALL,
+            "gated": GATED, "tuned": TUNED, "gpu": GPU, "paper": paper_config(), "paper128": paper_config(128), "paper512": paper_config(512),
             "official": official_config(), "official512": official_config(512)}
 
 # %% ../../nbs/60_schedule.ipynb #5010c4b5
