@@ -123,6 +123,7 @@ WEIGHTS = {
     "generator": Weights("generator.safetensors", "G, trained on scenes and photographs", "Apache-2.0"),
     "perception": Weights("perception.safetensors", "segmentation and features", "Apache-2.0"),
     "encoder": Weights("encoder.safetensors", "E for the embedded generator", "Apache-2.0"),
+    "features": Weights("features.safetensors", "MobileNet-v1 on ImageNet, cut after block 9 (frozen features)", "Apache-2.0"),
     "lighting": Weights("lighting.safetensors", "A for the embedded generator", "Apache-2.0"),
 }
 
