@@ -143,7 +143,7 @@ def train_command(
 ):
     "Train a generator on photographs, videos or rendered scenes; killed and started again, it goes on where it was."
     from deeplandscape.model.generator import load_generator
-    from deeplandscape.perception.network import segmenter
+    from deeplandscape.perception.masks import segmenter
     from deeplandscape.training.schedule import PROFILES, training_phases
     from deeplandscape.training.plan import plan_text, training_plan
     from deeplandscape.training.loop import describe_training, launch, train as run

@@ -10,7 +10,7 @@ from deeplandscape.data.store import Store
 from deeplandscape.data.batches import _windows
 from deeplandscape.data.prepare import prepare_store
 from deeplandscape.model.generator import GeneratorConfig
-from deeplandscape.perception.network import segmenter
+from deeplandscape.perception.masks import segmenter
 from deeplandscape.data.resident import mirror_skies, MirroredSkies, Resident, Scenes, windows
 from deeplandscape.training.schedule import TrainConfig
 from deeplandscape.training.networks import Networks

@@ -25,7 +25,7 @@ from ..files import find_weights, load_tensors, save_tensors
 from ..media import from_uint8, to_uint8
 from ..data.weather import scene_seeds, weather_at
 from ..data.scenes import render
-from ..perception.network import segmenter
+from ..perception.masks import segmenter
 from ..video.motion import CLOCK, Homography
 from ..metrics.extractors import extractor, Extractor
 from ..metrics.similarity import (

@@ -22,7 +22,8 @@ from ..core import InputError, item_normal, pick_device
 from ..model.generator import Generator, load_generator, mean_style
 from ..model.encoder import load_encoder
 from ..model.approximator import load_lighting
-from ..perception.network import perceptual_loss, segmenter
+from ..perception.network import perceptual_loss
+from ..perception.masks import segmenter
 from ..video.motion import CLOCK
 from ..video.lighting import STYLES
 from ..metrics.similarity import masked_ssim

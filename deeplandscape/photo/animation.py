@@ -21,7 +21,8 @@ from ..media import from_uint8, read_photo, to_uint8, write_video
 from ..model.generator import load_generator
 from ..model.encoder import load_encoder
 from ..model.approximator import load_lighting
-from ..perception.network import perceptual_loss, segmenter
+from ..perception.network import perceptual_loss
+from ..perception.masks import segmenter
 from ..video.motion import CLOCK, Homography, loop_phases, moving_maps
 from ..video.lighting import light_styles
 from ..metrics.similarity import masked_ssim, ssim
