@@ -104,7 +104,7 @@ def canvas(
     (h, w), low = x.shape[-2:], blur(x, max(x.shape[-2:]) / 14)
     y, k, margins = (x - low)[0], known[0, 0], []
     for size in (w, h):
-        margin, band = max(1, min(round(share * size), size - 1)), max(1, size // 24)
+        margin, band = max(1, min(round(share * size), size - 1)), max(1, size // 14)
         for _ in range(2):
             y, k = prolong(y, k, margin, band)
             y, k = y.flip(-1), k.flip(-1)
