@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from ..averages import blur_in, erode, grow, window
 from ..media import from_uint8
+from ..video.motion import Homography
 from ..video.wind import wind_asked_for
 
 # %% ../../nbs/58_moving.ipynb #40e8c2e9
