@@ -88,10 +88,9 @@ def test_what_comes_in_is_like_what_was_there():
         last = Composer(photo, masks, wind(hour, masks, 1.0, speed=2))(120.0)
         for part in last[..., :24], last[..., -24:], last[:, :, :16], last[:, :, -16:]:
             assert 0.5 < part.std() / photo.std() < 1.6
-        strip = last[..., :40] if hour == "3h" else last[:, :, :30].transpose(-1, -2)
-        middle = strip.shape[-1] // 2                                                     # no mirror image anywhere near
-        alike = max(float(F.cosine_similarity(strip[..., c - 8:c].flip(-1).flatten(), strip[..., c:c + 8].flatten(), 0)) for c in range(8, 2 * middle - 8))
-        assert alike < 0.97
+        strip = last if hour == "3h" else last.transpose(-1, -2)
+        alike = [float(F.cosine_similarity(strip[..., c - 18:c].flip(-1).flatten(), strip[..., c:c + 18].flatten(), 0)) for c in range(18, strip.shape[-1] - 18)]
+        assert max(alike) < 0.9                                                           # nothing is its own mirror image
 
 
 def test_extension_continues_a_surface_and_a_texture():

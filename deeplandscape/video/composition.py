@@ -27,6 +27,7 @@ def mattes(
     for k in (1, 2):
         mask, sure = masks[:, k:k + 1], (masks[:, k:k + 1] > 0.9).float()
         if sure.sum() < LEAST: out[:, k:k + 1] = 0; continue
+        mask = mask * grow(sure, 3 * r)                                             # not a little water along a ridge
         inner = known_part(sure, r)
         near = fill(photo, inner)
         across = ground - near
