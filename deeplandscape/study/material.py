@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 
 from ..core import InputError, item_generator, progress
-from ..experiments.comparison import directions_of, pixels_moved, scene_clips
+from ..experiments.comparison import directions_of, scene_clips
+from ..video.controls import pixels_moved
 from ..files import atomic, file_sha256
 from ..media import from_uint8, open_photo, save_image, to_uint8, write_video
 from ..metrics.flow import motion_amount, optical_flow
