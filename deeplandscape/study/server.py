@@ -49,7 +49,6 @@ class StudyServer(ThreadingHTTPServer):
         self.register = Register(plan, Path(results) / "journal.jsonl")
         try: super().__init__((host, port), StudyHandler)
         except OSError as error:
-            self.register.journal.close()
             raise InputError(f"The server cannot listen on {host}, port {port} ({error.strerror}); choose another port.") from None
 
     @property
@@ -97,6 +96,8 @@ class StudyHandler(BaseHTTPRequestHandler):
         try: work()
         except Refused as refused: self._json(refused.status, dict(error=str(refused)))
         except InputError as error: self._json(507 if isinstance(error.__cause__, OSError) else 400, dict(error=str(error)))
+        except ConnectionError: raise                       # the browser went away
+        except OSError as error: self._json(507, dict(error=f"The vote could not be written ({error.strerror}); it is kept in your browser."))
 
     def do_GET(self): self._safely(self._get)
     do_HEAD = do_GET

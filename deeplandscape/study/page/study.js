@@ -42,6 +42,7 @@ function make(tag, options = {}, ...children) {
 
 function show(...children) {                         // a new screen; the heading gets the focus, so that it is read out
   MAIN.replaceChildren(...children);
+  say("");
   const head = MAIN.querySelector("h1, h2");
   if (head) { head.tabIndex = -1; head.focus({ preventScroll: true }); }
   scrollTo(0, 0);
@@ -225,11 +226,11 @@ function welcome() {
 
 async function example() {
   const pair = sheet.protocol === "side by side";
-  const how = pair ? "Two videos were made from the photograph between them. Choose the one that looks more realistic to you: as if a camera had filmed it."
+  const how = pair ? "Two videos were made from the same photograph, which is shown with them. Choose the one that looks more realistic to you: as if a camera had filmed it."
                    : "You see one video. Say whether a camera filmed it, or whether it was made by a computer.";
   const alone = pair && !(sheet.example || sheet.pages[0].questions[0]).photo ? "Two videos were made by computers. Choose the one that looks more realistic to you: as if a camera had filmed it." : how;
   const text = [make("h1", {}, "How it works"), make("p", {}, alone)];
-  const rest = make("p", {}, "Some parts may look alike: then choose what you find a little better. Keys: left and right arrow answer, P pauses.");
+  const rest = make("p", {}, "Some videos look alike: then choose what you find a little better. Keys: left and right arrow answer, P pauses.");
   if (!sheet.example) return new Promise(done => show(...text, rest, make("button", { onclick: done }, "Go on")));
   const hint = sheet.example.answer;
   const task = `An example that does not count. ${pair ? `The ${hint} video runs as it should; in the other the frames are mixed up.` : "The frames are mixed up, so it is not real."} Wait until it has ended, then choose “${WORDS[sheet.protocol][hint][0]}”.`;
