@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from deeplandscape.core import save_image, write_video
+from deeplandscape.media import save_image, write_video
 from deeplandscape.study.material import scrambled_clip, write_clip
 from deeplandscape.study.plan import StudyRules, make_study, write_study
 

@@ -31,7 +31,7 @@ def test_there_are_notebooks(): assert len(NOTEBOOKS) >= 60
 def test_one_module_each(notebook):
     first = cells(notebook)[0][1].strip()
     module = re.fullmatch(r"#\| default_exp ((?:\w+\.)?\w+)", first)[1]
-    assert re.fullmatch(r"\d\d_(\w+)", notebook.stem)[1] == module.split(".")[-1]
+    assert re.fullmatch(r"\d\d\d?_(\w+)", notebook.stem)[1] == module.split(".")[-1]
     assert (ROOT / "deeplandscape" / f"{module.replace('.', '/')}.py").exists()
     others = [s for _, s in cells(notebook, "code") if re.match(r"#\|\s*export\w*[ \t]+\S", s)]
     assert not others, "an exported cell names another module"
