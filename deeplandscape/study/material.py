@@ -19,13 +19,16 @@ import torch
 import torch.nn.functional as F
 
 from ..core import InputError, item_generator, progress
-from ..experiments.comparison import directions_of, pixels_moved, scene_clips
+from ..experiments.comparison import directions_of, scene_clips
+from ..video.controls import pixels_moved
+from ..video.rendering import make_film
+from ..video.wind import wind
 from ..files import atomic, file_sha256
 from ..media import from_uint8, open_photo, save_image, to_uint8, write_video
 from ..metrics.flow import motion_amount, optical_flow
 from ..data.sources import PICTURES, VIDEOS
 from ..metrics.protocols import read_clips
-from ..photo.animation import SLOW, animate, render_frames
+from ..photo.animation import animate
 from ..photo.regions import horizon_of
 from ..video.motion import Homography
 from .plan import OTHERS
@@ -106,11 +109,12 @@ class OurSystem:
         "How sky and water move."
         _, masks, hour = self.invert(item)
         horizon = horizon_of(masks)
-        return Homography() if horizon is None else Homography.clock(hour, horizon, SLOW * speed)
+        return Homography() if horizon is None else wind(hour, masks, horizon, speed)
 
     def __call__(self, item, frames, speed):
         inversion, masks, _ = self.invert(item)
-        return render_frames(inversion, item.photo[None].to(masks), masks, self.motion(item, speed), frames, FPS, seed=self.seed)[0].cpu()
+        film = make_film(inversion, item.photo[None].to(masks), masks, self.motion(item, speed), frames, FPS, seed=self.seed)
+        return torch.stack(list(film))
 
 
 class MovedPixels:
