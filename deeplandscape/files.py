@@ -122,8 +122,10 @@ _segformer = "https://huggingface.co/nvidia/segformer-b2-finetuned-ade-512-512/r
 _imagenet = "BSD-3-Clause; ImageNet terms"
 WEIGHTS = {
     "generator": Weights("generator.safetensors", "G, trained on scenes and photographs", "Apache-2.0"),
-    "perception": Weights("perception.safetensors", "segmentation and features", "Apache-2.0"),
+    "perception": Weights("perception.safetensors", "features of pictures", "Apache-2.0"),
+    "segmenter": Weights("segmenter.safetensors", "masks of sky and water", "Apache-2.0"),
     "encoder": Weights("encoder.safetensors", "E for the embedded generator", "Apache-2.0"),
+    "features": Weights("features.safetensors", "MobileNet-v1 on ImageNet, cut after block 9 (frozen features)", "Apache-2.0"),
     "lighting": Weights("lighting.safetensors", "A for the embedded generator", "Apache-2.0"),
 }
 

@@ -5,14 +5,16 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from deeplandscape.photo.animation import animate, animate_maps, Composer, size_quality, smoothness
+from deeplandscape.photo.animation import animate, size_quality, smoothness
 from deeplandscape.photo.regions import horizon_of, objects_in, regions, without_islands
 from deeplandscape.cli import app
 from deeplandscape.core import InputError
-from deeplandscape.media import read_video, save_image
+from deeplandscape.media import read_video, save_image, to_uint8
 from deeplandscape.model.generator import Generator, GeneratorConfig
 from deeplandscape.model.approximator import Approximator, LightingConfig
+from deeplandscape.video.composition import Composer
 from deeplandscape.video.motion import CLOCK, Homography
+from deeplandscape.video.rendering import animate_maps, Film
 from small_models import write_weights
 
 TINY = GeneratorConfig(resolution=16, z_dim=12, w_dim=16, channels=(12, 12, 8))
@@ -67,8 +69,7 @@ def test_aspect_and_even_sides(height, width, expected):
 def test_first_frame_is_the_photo_and_land_stands_still():
     photo = picture()
     video = quick(photo, size=512, seconds=1)
-    first = video.frames[0].float() / 127.5 - 1
-    assert (first - photo).abs().max() < 0.02
+    assert torch.equal(video.frames[0], to_uint8(photo))                                       # to the bit
     change = (video.frames[-1].float() - video.frames[0].float()).abs().mean(0)
     land, moving = video.masks[0] > 0.99, video.masks[0] < 0.01
     assert change[moving].mean() > 2 and change[land].mean() < 0.5 * change[moving].mean()
@@ -199,23 +200,40 @@ def test_maps_outside_the_mask_never_change():
         assert abs(m[2, :, :half].std() / s[:, :, :half].std() - 1) < 0.6
 
 
-def test_composition_keeps_the_photo_when_the_model_stands_still():
-    photo, first = picture()[None].clamp(-0.9, 0.9), torch.zeros(1, 3, 16, 16)
-    masks = bands(0.4, 0.7)(photo)
-    still = Composer(photo, first, masks, Homography())(first.expand(3, -1, -1, -1), torch.tensor([0.0, 5.0, 90.0]))
-    torch.testing.assert_close(still, photo.expand(3, -1, -1, -1), rtol=1e-4, atol=1e-3)
+def test_composition_keeps_the_photo_when_nothing_moves():
+    photo, masks = picture()[None].clamp(-0.9, 0.9), bands(0.4, 0.7)(picture()[None])
+    compose = Composer(photo, masks, Homography(horizon=0.5))
+    for t in 0.0, 5.0, 90.0: torch.testing.assert_close(compose(t), photo, rtol=1e-4, atol=1e-3)
 
 
-def test_large_videos_are_made_few_frames_at_a_time(monkeypatch):
-    "How many frames are composed at once does not change them."
-    seen, call = [], Composer.__call__
-    monkeypatch.setattr(Composer, "__call__", lambda self, frames, times: (seen.append(len(frames)), call(self, frames, times))[1])
-    photo, m = picture(700, 1000), models()
-    large = animate(photo, "3h", seconds=0.2, fps=20, size=1000, iterations=1, models=m)
-    assert set(seen) == {1} and large.frames.shape == (4, 3, 700, 1000)
-    seen.clear()
-    animate(photo, "3h", seconds=0.2, fps=20, size=64, iterations=1, models=m)
-    assert seen == [4]
+def test_frames_are_made_one_at_a_time(tmp_path, monkeypatch):
+    "Saving holds no more than a batch of frames; how they are asked for does not change them."
+    alive, most, made = [0], [0], Film.finished
+
+    def counted(self, numbers):
+        frames = made(self, numbers)
+        alive[0] = len(frames); most[0] = max(most[0], alive[0])
+        return frames
+    monkeypatch.setattr(Film, "finished", counted)
+    video = quick(picture(300, 400), size=400, seconds=2)
+    saved, _ = read_video(video.save(tmp_path / "x.mp4"))
+    assert len(saved) == 40 and most[0] <= 8 and "frames" not in vars(video)
+    one = torch.stack([video.film[i] for i in (0, 7, 8, 39)])
+    assert (video.frames[[0, 7, 8, 39]].int() - one.int()).abs().max() <= 1
+
+
+def test_a_long_video_is_not_held_and_not_refused():
+    "Ten minutes at a large size are begun in no time; all frames at once are refused in a sentence."
+    photo = torch.nn.functional.interpolate(picture(60, 90)[None], size=(700, 1050), mode="bicubic")[0].clamp(-1, 1)
+    video = quick(photo, size=1050, seconds=600, fps=30, iterations=1)
+    assert len(video.film) == 18000 and video.film[17999].shape == (3, 700, 1050)
+    with pytest.raises(InputError, match="40 GB; save the video"): video.frames
+
+
+def test_the_default_size_is_the_photographs_own_within_full_hd():
+    assert quick(picture(60, 90), size=None).frames.shape[-2:] == (60, 90)
+    large = torch.nn.functional.interpolate(picture(60, 90)[None], size=(1300, 1950), mode="bicubic")[0].clamp(-1, 1)
+    assert quick(large, size=None, iterations=1).film.shape == (4, 3, 1080, 1620)
 
 
 def test_finished_frames_are_sharper_than_enlarged_ones():

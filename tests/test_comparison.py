@@ -10,11 +10,12 @@ from deeplandscape.experiments import comparison
 from deeplandscape.report.claims import claim_verdicts
 from deeplandscape.experiments.comparison import (
     against_real, comparison_table, folder_clips, Judges, measure_clips, measured_curves, pick_judges,
-    pixels_moved, RealClip, scene_clips, set_distance, Take)
+    RealClip, scene_clips, set_distance, Take)
 from deeplandscape.core import InputError
 from deeplandscape.media import from_uint8, to_uint8, write_video
 from deeplandscape.metrics.extractors import Extractor
 from deeplandscape.metrics.distances import compare_sets
+from deeplandscape.video.controls import CONTROLS
 from deeplandscape.video.motion import Homography
 from deeplandscape.report.figures import curves_of, measured
 from deeplandscape.report.results import save_result
@@ -134,11 +135,12 @@ def test_published_networks_get_their_names_and_quirks(clips, fake):
 
 
 def test_a_sky_without_land_and_a_land_without_sky():
-    photo, wind = torch.rand(1, 3, 24, 24), Homography.clock("3h", 1.0)
-    moved = pixels_moved(photo, torch.zeros(1, 1, 24, 24), wind, torch.tensor([0.0, 30.0]))
-    torch.testing.assert_close(moved[:1], photo, atol=1e-5, rtol=0)
-    assert (moved[1] - photo[0]).abs().mean() > 0.05
-    assert torch.equal(pixels_moved(photo, torch.ones(1, 1, 24, 24), wind, torch.tensor([30.0])), photo)
+    photo, breeze = torch.rand(1, 3, 24, 24), Homography.clock("3h", 1.0)
+    for control in CONTROLS.values():
+        moved = control(photo, torch.zeros(1, 1, 24, 24), breeze, torch.tensor([0.0, 30.0]))
+        torch.testing.assert_close(moved[:1], photo, atol=1e-5, rtol=0)
+        assert (moved[1] - photo[0]).abs().mean() > 0.05
+        assert torch.equal(control(photo, torch.ones(1, 1, 24, 24), breeze, torch.tensor([30.0])), photo)
 
 
 def test_folders_that_cannot_be_compared(tmp_path, clips):

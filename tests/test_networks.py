@@ -207,7 +207,7 @@ def test_resnet_by_file(own, monkeypatch):
 
 def test_segformer_by_file(own):
     transformers = pytest.importorskip("transformers")
-    from deeplandscape.perception.network import ADE_NAMES, segformer_classes, segmenter
+    from deeplandscape.perception.masks import ADE_NAMES, segformer_classes, segmenter
     torch.manual_seed(0)
     config = transformers.SegformerConfig(depths=[3, 4, 6, 3], hidden_sizes=[64, 128, 320, 512], decoder_hidden_size=768, num_labels=150)
     net = transformers.SegformerForSemanticSegmentation(config).eval()
@@ -224,7 +224,7 @@ def test_segformer_by_file(own):
 
 
 def test_segformer_says_what_it_needs(own):
-    from deeplandscape.perception.network import segformer_classes
+    from deeplandscape.perception.masks import segformer_classes
     with mock.patch.dict("sys.modules", {"transformers": None}), pytest.raises(InputError, match="segformer"): segformer_classes()
 
 

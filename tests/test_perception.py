@@ -8,13 +8,15 @@ import torch.nn.functional as F
 from deeplandscape import files as files_module
 from deeplandscape.core import InputError
 from deeplandscape.media import save_image
+from deeplandscape.data.sources import is_held_out
 from deeplandscape.perception.network import (
-    fold_normalisation, gather_classes, load_perception, Perception, perceptual_loss, segmenter,
-    VGG19Features)
+    fold_normalisation, load_perception, Perception, perceptual_loss, VGG19Features)
 from deeplandscape.perception.training import (
     evaluate_perception, PerceptionTraining, photo_loss, train_perception)
 from deeplandscape.perception.examples import (
-    draw_notes, is_test_photo, label_sky, PhotoExamples, scene_examples)
+    draw_notes, draw_photos, label_sky, PhotoExamples, scene_examples)
+from deeplandscape.perception.masks import (
+    gather_classes, load_segmenter, MASK_TRAINING, mask_doubts, masks_by_kind, measure_masks, Segmenter, segmenter, SegmenterConfig)
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +139,10 @@ def test_ade_names():
 
 
 def test_notes_and_losses():
-    t = draw_notes([[[0, 50], [100, 50], [100, 100], [0, 100]]], side=100)
-    assert t[0, :45].max() == 0 and t[0, 56:].min() == 1 and t[0, 50, 50] == 0.5
+    below = [[[0, 50], [100, 50], [100, 100], [0, 100]]]
+    sky, water = draw_notes(dict(water=below), torch.full((1, 100, 100), 0.7), side=100)
+    assert water[:45].max() == 0 and water[56:].min() == 1 and water[50, 50] == 0.5
+    assert sky[:50].eq(0.7).all() and sky[56:].eq(0).all()              # the teacher is not asked about noted water
     scores = torch.zeros(1, 3, 8, 8, requires_grad=True)
     unknown = torch.full((1, 1, 8, 8), 0.5)
     assert photo_loss(scores, torch.ones(1, 1, 8, 8), unknown, torch.tensor([False])) == 0
@@ -146,18 +150,18 @@ def test_notes_and_losses():
 
 
 def test_held_out_photographs_are_never_trained_on(tmp_path, scenes):
-    for k in range(24): save_image(scenes[0][k % 4], tmp_path / f"{k}.png")
+    for k in range(100): save_image(scenes[0][k % 4], tmp_path / f"{k}.png")
     files = sorted(tmp_path.glob("*.png"))
     split = {s: PhotoExamples(files, split=s).names for s in ("train", "test")}
     assert set(split["train"]) | set(split["test"]) == {f.stem for f in files} and not set(split["train"]) & set(split["test"])
-    assert split["test"] == [f.stem for f in files if is_test_photo(f)]
+    assert split["test"] == [f.stem for f in files if is_held_out(f"{f.parent.name}/{f.name}")]
 
 
 def test_training_goes_on_bit_for_bit(tmp_path, scenes):
     for k in range(8): save_image(scenes[0][k % 4], tmp_path / "photos" / f"{k}.png")
     files = sorted((tmp_path / "photos").glob("*.png"))
     label_sky(files[:4], lambda x: (x[:, 2:] > x[:, :1]).float(), tmp_path / "sky")
-    photos = PhotoExamples(files, tmp_path / "sky", {files[0].stem: [], files[1].stem: [[[0, 60], [100, 60], [100, 100]]]})
+    photos = PhotoExamples(files, tmp_path / "sky", {files[0].stem: dict(water=[]), files[1].stem: dict(water=[[[0, 60], [100, 60], [100, 100]]])})
     settings = PerceptionTraining(steps=4, scenes=1, photos=3, sizes=(32, 48), every=2)
     teacher = lambda x: [F.avg_pool2d(x, 2), F.avg_pool2d(x, 4)]
     stop = lambda step, parts: exec("raise KeyboardInterrupt") if step == 2 else None
@@ -173,3 +177,110 @@ def test_teachers_that_are_none(tmp_path):
     with pytest.raises(InputError, match="no teacher"): train_perception(tmp_path, teacher=tmp_path / "x.pt", device="cpu")
     (tmp_path / "x.pt").write_bytes(b"nonsense")
     with pytest.raises(InputError, match="no TorchScript"): train_perception(tmp_path, teacher=tmp_path / "x.pt", device="cpu")
+
+
+BANDS = [[[0, 0], [100, 0], [100, 30], [0, 30]]], [[[0, 60], [100, 60], [100, 100], [0, 100]]]
+
+
+@pytest.mark.parametrize("note, sky, water", [
+    ({}, 0.5, 0.5), (dict(water=[]), 0.5, 0), (dict(sky=None), 0.5, 0.5), (dict(sky=[], water=[]), 0, 0),
+    (dict(sky=[[[0, 0], [100, 0], [100, 100], [0, 100]]]), 1, 0), (dict(water=[[[0, 0], [100, 0], [100, 100], [0, 100]]]), 0, 1)])
+def test_what_a_note_says(note, sky, water):
+    assert draw_notes(note, side=20)[0].eq(sky).all() and draw_notes(note, side=20)[1].eq(water).all()
+
+
+def test_notes_do_not_contradict_themselves():
+    sky, water = draw_notes(dict(sky=BANDS[1], water=BANDS[1], still=[[[40, 70], [60, 70], [60, 90], [40, 90]]], unknown=[[[0, 0], [9, 0], [9, 99], [0, 99]]]), side=100)
+    assert ((sky == 1) & (water == 1)).sum() == 0 and water[70, 90] == 1 and sky[70, 90] == 0       # water wins
+    assert water[80, 50] == sky[80, 50] == 0                                                        # what stands in it
+    assert sky[:95, :8].eq(0.5).all() and water[:95, :8].eq(0.5).all()
+
+
+def test_clips_are_examples_too(tmp_path):
+    from deeplandscape.media import write_video
+    clips = [tmp_path / "c" / f"{k}.mp4" for k in range(3)]
+    for clip in clips: write_video(torch.rand(12, 3, 32, 48) * 2 - 1, clip, 10)
+    kept = [c for c in clips if not is_held_out(f"c/{c.name}")]
+    photos = PhotoExamples(clips, notes={clips[0].stem: dict(kind="sea", water=[])}, frames=4)
+    assert photos.names == [c.stem for c in kept for _ in range(4)] and not photos.has_sky.any()
+    images, sky, water, has_sky = draw_photos(photos, 5, 32, torch.Generator().manual_seed(0))
+    assert images.shape == (5, 3, 32, 32) and sky.allclose(torch.tensor(128 / 255)) and not has_sky.any()
+
+
+SMALL = SegmenterConfig(stem=8, blocks=((8, 1), (16, 2), (16, 2), (16, 2)), decoder=8, edge=8)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (64, 64), (33, 97), (256, 128), (20, 400)])
+def test_segmenter_takes_any_size(size):
+    p = load_segmenter().segment(torch.rand(2, 3, *size) * 2 - 1)
+    assert p.shape == (2, 3, *size) and p.min() >= 0
+    torch.testing.assert_close(p.sum(1), torch.ones(2, *size))
+
+
+def test_shipped_segmenter_is_good_and_small(scenes):
+    scores = evaluate_perception(load_segmenter(), scenes=32, size=96)
+    assert scores["iou_sky"] > 0.85 and scores["iou_static"] > 0.75
+    path = files_module.weights_path("segmenter")
+    assert path.with_suffix(".md").exists() and path.stat().st_size + files_module.weights_path("perception").stat().st_size <= 4_000_000
+
+
+def test_segmenter_is_deterministic_and_independent_of_the_batch(scenes):
+    segment, images = segmenter(), scenes[0]
+    assert segmenter() is segment and torch.equal(segment(images), segment(images))
+    torch.testing.assert_close(segment(images)[2:3], segment(images[2:3]), atol=1e-4, rtol=1e-3)
+
+
+def test_segmenter_goes_on_bit_for_bit(tmp_path):
+    from dataclasses import replace
+    settings = replace(MASK_TRAINING, steps=4, scenes=2, sizes=(32, 48), every=2)
+    stop = lambda step, parts: exec("raise KeyboardInterrupt") if step == 2 else None
+    torch.manual_seed(0)
+    begin = Segmenter(SMALL)
+    whole = train_perception(tmp_path / "a", None, None, settings, "cpu", net=begin)
+    with pytest.raises(KeyboardInterrupt): train_perception(tmp_path / "b", None, None, settings, "cpu", log=stop, net=begin)
+    a, b = load_segmenter(whole), load_segmenter(train_perception(tmp_path / "b", None, None, settings, "cpu", net=begin))
+    assert all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values()))
+    assert whole.name == "segmenter.safetensors" and a.config.blocks == SMALL.blocks
+
+
+def test_the_encoder_learns_at_its_share_of_the_rate(tmp_path):
+    from dataclasses import replace
+    settings, moved = replace(MASK_TRAINING, steps=3, scenes=2, sizes=(32,), mixed=False), {}
+    begin = Segmenter(SMALL)
+    for share in (0.1, 1.0):
+        net = load_segmenter(train_perception(tmp_path / str(share), None, None, replace(settings, encoder=share), "cpu", net=begin))
+        moved[share] = (net.blocks[1].point[0].weight - fold_normalisation(begin.eval()).blocks[1].point[0].weight).abs().mean().item()
+    assert moved[0.1] < moved[1.0]
+
+
+def test_masks_are_measured_against_what_is_known(tmp_path, scenes):
+    for k in range(60): save_image(scenes[0][0], tmp_path / "p" / f"{k}.png")
+    files, note = sorted((tmp_path / "p").glob("*.png")), dict(sky=BANDS[0], water=BANDS[1], kind="sea")
+    photos = PhotoExamples(files, notes={f.stem: note for f in files}, split="test", side=100)
+    answer = torch.zeros(1, 3, 100, 100)
+    answer[:, 0], answer[:, 1, :15], answer[:, 2, 60:] = 0.5, 1, 1                    # half of the sky is missed
+    row, = [r for r in masks_by_kind(measure_masks(lambda x: answer, photos)) if r["kind"] == "sea"]
+    assert row["water_iou"] == 1 and abs(row["sky_iou"] - 0.5) < 0.06 and row["dry_pictures"] == 0 and math.isnan(row["false_water"])
+    wet = masks_by_kind(measure_masks(lambda x: answer.roll(1, 1), photos))[0]        # all classes exchanged
+    assert wet["sky_iou"] < 0.5 and wet["water_iou"] == 0
+
+
+def picture_of(*bands):
+    "Probabilities (3, 100, 40) of horizontal bands: (rows, class, probability of it)."
+    rows = [torch.full((n, 3), (1 - p) / 2).index_fill_(1, torch.tensor([k]), p) for n, k, p in bands]
+    return torch.cat(rows).T[:, :, None].expand(3, -1, 40)
+
+
+@pytest.mark.parametrize("bands, words", [
+    ([(40, 1, 0.97), (20, 0, 0.97), (40, 2, 0.97)], None),
+    ([(40, 1, 0.97), (52, 0, 0.97), (8, 2, 0.70)], "8 % of this looks like water, but not clearly"),
+    ([(60, 1, 0.70), (40, 0, 0.97)], "60 % of this looks like sky, but not clearly"),
+    ([(40, 1, 0.97), (40, 0, 0.97), (20, 0, 0.50)], "For 20 % of this it is not clear whether it moves"),
+    ([(30, 1, 0.97), (40, 0, 0.97), (30, 1, 0.97)], "30 % of this looks like sky below land"),
+    ([(100, 0, 0.97)], "Nothing in this looks like sky or water"),
+    ([(100, 1, 0.97)], None)])
+def test_doubts_are_said(bands, words):
+    doubts = mask_doubts(picture_of(*bands))
+    assert (doubts == []) if words is None else any(words in d for d in doubts)
+    assert all(d.endswith("check with --mask-out.") for d in doubts)
+    assert mask_doubts(picture_of(*bands)[None]) == doubts

@@ -10,11 +10,11 @@ from deeplandscape.data.store import Store
 from deeplandscape.data.batches import _windows
 from deeplandscape.data.prepare import prepare_store
 from deeplandscape.model.generator import GeneratorConfig
-from deeplandscape.perception.network import segmenter
+from deeplandscape.perception.masks import segmenter
 from deeplandscape.data.resident import mirror_skies, MirroredSkies, Resident, Scenes, windows
 from deeplandscape.training.schedule import TrainConfig
-from deeplandscape.training.losses import Networks, train_step
-from deeplandscape.training.loop import launch, train
+from deeplandscape.training.networks import Networks
+from deeplandscape.training.loop import launch, train, train_step
 
 TINY = TrainConfig(GeneratorConfig(resolution=16, z_dim=16, w_dim=16, channels=(8, 8, 8), dynamic_gate=True), batch=((4, 4),), fade_images=((8, 24),),
                    stable_images=((8, 24),), total_batches=None, r1_every=2, shared=(0.3, 0.3), discriminator_channels=(12, 12, 12))

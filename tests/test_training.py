@@ -21,7 +21,8 @@ from deeplandscape.data.prepare import prepare_store
 from deeplandscape.model.generator import GeneratorConfig
 from deeplandscape.training.schedule import (
     level_entries, official_config, paper_config, SMALL, stage, total_images, TrainConfig)
-from deeplandscape.training.losses import Networks, Sources
+from deeplandscape.training.losses import Sources
+from deeplandscape.training.networks import Networks
 from deeplandscape.training.loop import load_checkpoint, pack, train
 from deeplandscape.training.monitor import diagnose, read_log
 from two_ranks import CONFIG

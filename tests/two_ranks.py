@@ -10,11 +10,12 @@ from deeplandscape.model.generator import GeneratorConfig
 from deeplandscape.training.schedule import stage, TrainConfig
 from deeplandscape.core import item_generator
 from deeplandscape.files import save_tensors
-from deeplandscape.training.losses import discriminator_step, generator_step, Networks, Sources
+from deeplandscape.training.losses import Sources, discriminator_step, generator_step
+from deeplandscape.training.networks import Networks
 from deeplandscape.training.loop import load_checkpoint, pack, train
 
 CONFIG = TrainConfig(GeneratorConfig(resolution=16, z_dim=16, w_dim=16, channels=(8, 8, 8)), batch=((4, 8),), fade_images=((8, 32),),
-                     stable_images=((8, 32),), total_batches=None)
+                     stable_images=((8, 32),), total_batches=None, shared=(0.5, 0.2))
 
 
 def start():

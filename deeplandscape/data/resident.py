@@ -162,8 +162,8 @@ class Resident:
 
     def chance(self, seeds, shelf):
         "Uniform numbers (10, B) from the first seed, and the items they choose."
-        generator = torch.Generator(self.device).manual_seed(seeds[0])
-        u = torch.rand(10, len(seeds), generator=generator, device=self.device, dtype=torch.float64)
+        draw = lambda count, seed: torch.rand(10, count, generator=torch.Generator(self.device).manual_seed(seed), device=self.device, dtype=torch.float64)
+        u = draw(len(seeds), seeds[0]) if torch.device(self.device).type != "cpu" else torch.cat([draw(1, seed) for seed in seeds], dim=1)
         return u, torch.searchsorted(shelf.ends, u[0], right=True).clamp(max=len(shelf.ends) - 1)
 
     def real(self, frames, resolution, seeds):

@@ -22,7 +22,8 @@ from ..core import InputError, item_normal, pick_device
 from ..model.generator import Generator, load_generator, mean_style
 from ..model.encoder import load_encoder
 from ..model.approximator import load_lighting
-from ..perception.network import perceptual_loss, segmenter
+from ..perception.network import perceptual_loss
+from ..perception.masks import segmenter
 from ..video.motion import CLOCK
 from ..video.lighting import STYLES
 from ..metrics.similarity import masked_ssim
@@ -283,19 +284,20 @@ class PhotoExplorer:
 
     def render(self, photo, tick=lambda share, sentence: None, **options):
         "The `Video` of a photo (3, H, W); `options` are those of `animate`."
-        ends, counts = shares(options["iterations"], options["seconds"], options["size"]), [0, 0]
-        total = 2 * options["iterations"], max(2, round(30 * options["seconds"]))
+        ends, steps = shares(options["iterations"], options["seconds"], options["size"]), [0]
+        total = 2 * options["iterations"]
         def look(made):
-            frames = int(not torch.is_grad_enabled())
-            counts[frames] += len(made)
-            done = min(1.0, counts[frames] / total[frames])
-            share = ends[0] + done * (ends[1] - ends[0]) if frames else done * ends[0]
-            step = f"inversion, step {counts[0]} of at most {total[0]}"
-            tick(share, f"frame {min(counts[1], total[1])} of {total[1]}" if frames and min(counts) > 1 else step)
+            steps[0] += len(made) if torch.is_grad_enabled() else 0
+            tick(ends[0] * min(1.0, steps[0] / total), f"inversion, step {steps[0]} of at most {total}")
         names = ("E", "segment", "perceptual", *(("A",) if options.get("light") else ()))
         models = {name: self.network(name) for name in names} | dict(G=watched(self.network("G"), look))
         video = animate(photo, device=self.device, models=models, **options)
-        if video.inversion is not None: unwatched(video.inversion)
+        unwatched(video.inversion)
+        frames = []
+        for frame in video.film:
+            frames.append(frame)
+            tick(ends[0] + (ends[1] - ends[0]) * len(frames) / len(video.film), f"frame {len(frames)} of {len(video.film)}")
+        video.frames = torch.stack(frames)
         return video
 
     def work(self, tick):

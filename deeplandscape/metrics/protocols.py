@@ -19,7 +19,7 @@ from ..files import atomic, find_weights
 from ..media import read_photo, read_video
 from ..statistics import measure
 from ..data.sources import PICTURES, VIDEOS
-from ..perception.network import segmenter, SKY_NAMES, WATER_NAMES
+from ..perception.masks import segmenter, SKY_NAMES, WATER_NAMES
 from .extractors import as_pictures, extractor, resized
 from .similarity import lpips_distance, masked_ssim, perceptual_distance
 from .flow import consistency_curve, measure_motion

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from ..core import InputError, item_normal
 from ..files import load_network, save_network
-from .layers import AdaIN, blur, EqualConv2d, EqualLinear, NoiseInput, UpConv2d
+from .layers import AdaIN, blur, EqualConv2d, EqualLinear, NoiseInput, StyledMaps, UpConv2d
 
 # %% ../../nbs/21_generator.ipynb #c3f5b0dc
 @dataclass(frozen=True)
@@ -103,8 +103,16 @@ class Block(nn.Module):
 
     def add_maps_and_style(self, x, half, w, S_st, S_dyn):
         if self.gate is not None: S_dyn = S_dyn * 2 * torch.sigmoid(self.gate[half](x))
+        if x.dtype == torch.bfloat16 and x.device.type == "cpu": return self.styled(x, half, w, S_st, S_dyn)
         if self.noise_st is not None: x = self.noise_st[half](x, S_st)
         return self.adain[half](F.leaky_relu(self.noise_dyn[half](x, S_dyn), 0.2), w)
+
+    def styled(self, x, half, w, S_st, S_dyn):
+        "The same in one step, for bfloat16."
+        kinds = [(noise[half], S) for noise, S in ((self.noise_st, S_st), (self.noise_dyn, S_dyn)) if noise is not None]
+        strengths = torch.stack([noise.weight.flatten() * noise.scale for noise, _ in kinds])
+        with torch.autocast(x.device.type, enabled=False): gamma, beta = self.adain[half].affine(w.float())[:, :, None, None].chunk(2, dim=1)
+        return StyledMaps.apply(x, torch.cat([S.float() for _, S in kinds], dim=1), strengths, gamma, beta)
 
     def forward(self, x, w1, w2, S_st, S_dyn):
         x = self.constant.expand(len(w1), -1, -1, -1) if x is None else blur(self.up(x))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EqualLinear', 'EqualConv2d', 'up_kernel', 'UpConv2d', 'down_kernel', 'DownConv2d', 'blur', 'NoiseInput', 'Normalise',
-           'AdaIN']
+           'AdaIN', 'StyledMaps']
 
 # %% ../../nbs/20_layers.ipynb #df601643
 import math
@@ -95,11 +95,19 @@ def binomial(channels, dtype, device):     # kept: making it anew costs more tha
     return torch.outer(taps, taps).expand(channels, 1, 3, 3).contiguous().to(device)
 
 # %% ../../nbs/20_layers.ipynb #32ca2253
+class _Blur(torch.autograd.Function):
+    "A convolution with the binomial kernel; the kernel is symmetric, so it is its own gradient."
+    @staticmethod
+    def forward(ctx, x): return F.conv2d(x, binomial(x.shape[1], x.dtype, x.device), padding=1, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx, g): return _Blur.apply(g.contiguous(memory_format=torch.channels_last))
+
 def blur(
     x: Tensor,   # (B, C, H, W)
 ) -> Tensor:     # (B, C, H, W)
     "Smooth with the 3x3 binomial kernel, zero padding."
-    return F.conv2d(x, binomial(x.shape[1], x.dtype, x.device), padding=1, groups=x.shape[1])
+    return _Blur.apply(x)
 
 # %% ../../nbs/20_layers.ipynb #98aa2e53
 class NoiseInput(nn.Module):
@@ -155,3 +163,33 @@ class AdaIN(nn.Module):
         self.affine.bias.data[:channels] = 1                        # gamma starts at one, beta at zero
 
     def forward(self, x, w): return Normalise.apply(x, *self.affine(w)[:, :, None, None].chunk(2, dim=1))
+
+# %% ../../nbs/20_layers.ipynb #31511835
+class StyledMaps(torch.autograd.Function):
+    "x (B, C, H, W), maps (B, K, H, W), strengths (K, C), gamma and beta (B, C, 1, 1) -> AdaIN(leaky(x + maps * strengths)), once differentiable."
+    @staticmethod
+    def forward(ctx, x, maps, strengths, gamma, beta):
+        b, c, h, w = x.shape
+        maps, strengths = maps.to(x.dtype), strengths.to(x.dtype)
+        t = torch.addmm(x.permute(0, 2, 3, 1).reshape(-1, c), maps.permute(0, 2, 3, 1).reshape(b * h * w, -1), strengths)
+        t = F.leaky_relu_(t, 0.2).view(b, h, w, c).permute(0, 3, 1, 2)
+        mean, rstd = statistics(widen(t))
+        a = gamma * rstd
+        ctx.save_for_backward(t, maps, strengths, gamma, mean, rstd)
+        return torch.addcmul((beta - mean * a).to(x.dtype), t, a.to(x.dtype))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        t, maps, strengths, gamma, mean, rstd = ctx.saved_tensors
+        b, c, h, w = t.shape
+        g, a, kind = g.contiguous(memory_format=torch.channels_last), gamma * rstd, t.dtype
+        d0 = g.float().mean(dim=(2, 3), keepdim=True)
+        d1 = ((g * t).float().mean(dim=(2, 3), keepdim=True) - d0 * mean) * rstd
+        slope = a * d1 * rstd
+        dx = torch.addcmul(torch.addcmul((slope * mean - a * d0).to(kind), t, -slope.to(kind)), g, a.to(kind))
+        dx = torch.ops.aten.leaky_relu_backward(dx, t, 0.2, True)
+        rows = dx.permute(0, 2, 3, 1).reshape(-1, c)
+        dmaps = (rows @ strengths.t()).float().view(b, h, w, -1).permute(0, 3, 1, 2) if ctx.needs_input_grad[1] else None
+        dstrengths = (maps.permute(1, 0, 2, 3).reshape(-1, len(rows)) @ rows).float()
+        return dx, dmaps, dstrengths, d1 * (h * w), d0 * (h * w)

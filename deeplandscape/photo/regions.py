@@ -12,21 +12,9 @@ from torch import Tensor
 import torch
 import torch.nn.functional as F
 
+from ..averages import enlarge, resize, window
+
 # %% ../../nbs/72_regions.ipynb #c8816bd6
-def resize(x, size):
-    "Images (B, C, H, W) to size (h, w): pixels are averaged, never skipped."
-    return F.interpolate(x, size=tuple(size), mode="bilinear", antialias=True, align_corners=False)
-
-def enlarge(x, size):
-    "Bicubic, a matrix product along either axis: several times faster than by pixels when x is small."
-    one = lambda n, m: F.interpolate(torch.eye(n)[None, None], size=(m, n), mode="bicubic", align_corners=False)[0, 0].to(x)
-    return one(x.shape[-2], size[0]) @ x @ one(x.shape[-1], size[1]).T
-
-def window(x, radius, pool=F.avg_pool2d):
-    "Mean, or maximum, over windows of 2 radius + 1 pixels, along one axis after the other; pixels outside do not count."
-    count = dict(count_include_pad=False) if pool is F.avg_pool2d else {}
-    return pool(pool(x, (2 * radius + 1, 1), 1, (radius, 0), **count), (1, 2 * radius + 1), 1, (0, radius), **count)
-
 def slope(x):
     "Mean absolute difference of neighbouring pixels (B, 1, H, W)."
     return F.pad(x.diff(dim=-1).abs(), (0, 1)).add_(F.pad(x.diff(dim=-2).abs(), (0, 0, 0, 1))).mean(1, keepdim=True)

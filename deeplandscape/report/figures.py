@@ -149,7 +149,7 @@ def draw_curves(
 ) -> None:
     "Our curves of one metric over the frames, with intervals."
     points, colors = points[points.metric == metric], iter(PLOT_PALETTE)
-    grey = {"real": ("0", "-"), "control: still photo": ("0.45", ":"), "control: pixels moved": ("0.45", "--")}
+    grey = {"real": ("0", "-"), "control: still photo": ("0.45", ":"), "control: pixels moved": ("0.45", "--"), "control: inpainted and moved": ("0.45", "-.")}
     for method, line in points.groupby("method", sort=False):
         color, style = next((look for name, look in grey.items() if method.startswith(name)), None) or (next(colors), "-")
         axes.plot(line.frame, line.value, style, color=color, label=method, linewidth=1.4)
