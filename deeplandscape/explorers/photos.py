@@ -284,8 +284,7 @@ class PhotoExplorer:
 
     def render(self, photo, tick=lambda share, sentence: None, **options):
         "The `Video` of a photo (3, H, W); `options` are those of `animate`."
-        ends, steps = shares(options["iterations"], options["seconds"], options["size"]), [0]
-        total = 2 * options["iterations"]
+        ends, steps, total = shares(options["iterations"], options["seconds"], options["size"]), [0], 2 * options["iterations"]
         def look(made):
             steps[0] += len(made) if torch.is_grad_enabled() else 0
             tick(ends[0] * min(1.0, steps[0] / total), f"inversion, step {steps[0]} of at most {total}")

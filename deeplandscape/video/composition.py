@@ -75,14 +75,14 @@ def gradient_in(
     x: Tensor,         # (1, 3, H, W)
     weight: Tensor,    # (1, 1, H, W), where it is fitted
 ) -> Tensor:           # (1, 3, H, 1)
-    "The straight line in the height that fits x best, outliers counting less."
+    "The parabola in the height that fits x best, outliers counting less."
     y, few = torch.linspace(-1, 1, x.shape[-2], device=x.device), max(1, min(x.shape[-2:]) // 64)
-    basis = torch.stack([torch.ones_like(y), y], 1)
+    basis = torch.stack([torch.ones_like(y), y, y.square()], 1)
     q, start = x[0, :, ::few, ::few].flatten(1).T, weight[0, 0, ::few, ::few].reshape(-1, 1)
-    p = basis[::few, None].expand(-1, x[..., ::few].shape[-1], -1).reshape(-1, 2)
+    p = basis[::few, None].expand(-1, x[..., ::few].shape[-1], -1).flatten(0, 1)
     v = start
     for _ in range(3):
-        ridge = 1e-2 * v.sum().clamp_min(1e-6) * torch.diag(torch.tensor([1e-4, 1.0])).to(p)
+        ridge = 1e-2 * v.sum().clamp_min(1e-6) * torch.diag(torch.tensor([1e-4, 1.0, 1.0])).to(p)
         line = torch.linalg.solve((p * v).T @ p + ridge, (p * v).T @ q)
         v = start / (0.05 + (q - p @ line).abs().mean(1, keepdim=True))
     return (basis @ line).T[None, :, :, None]
@@ -96,11 +96,11 @@ class Layer:
                  k: int,                    # which of them
                  homography: Homography):   # how it moves
         self.k, self.homography, self.size = k, homography, photo.shape[-2:]
-        known = known_part((masks[:, k:k + 1] > 0.92).float(), 1)
+        known = known_part((masks[:, k:k + 1] > 0.92).float(), max(1, round(min(self.size) / 120)))    # no fringe of the land
         rows = (masks[0, k].amax(1) > 0.004).nonzero().flatten()
         self.rows = slice(int(rows[0]), int(rows[-1]) + 1)                          # outside of them nothing is computed
         rest = extend(photo - gradient_in(photo, known), known, below=k == 1)
-        self.still, self.canvas = rest[:, :, self.rows], canvas(rest, known)
+        self.still, self.canvas = rest[:, :, self.rows], canvas(rest, known, rows=k == 1)
         self.mask = masks[:, k:k + 1, self.rows]
 
     def grid(self, t):
