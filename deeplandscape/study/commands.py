@@ -231,5 +231,6 @@ def study_analyse(
         values = dict(plan=found["plan"], votes=found["votes"], assessors=found["people"], **{f"left out: {k}": v for k, v in found["lost"].items()})
         for shown, own in found["numbers"].groupby("shown"):
             own = own.drop(columns="shown")
-            path = save_result(STUDY_RESULTS[shown], figures.name, table=own, values=values, parameters=fixed["rules"], seed=fixed["rules"]["seed"], output=figures)
+            path = save_result(STUDY_RESULTS[shown], figures.name, table=own, values=values, parameters=fixed["rules"],
+                               seed=fixed["rules"]["seed"], output=figures)
             typer.echo(f"wrote {path}")

@@ -63,7 +63,8 @@ def _row(plan, vote, seat):
     turned, first, second = bool(shown[vote["question"]]), q["systems"][0], (q["systems"] + [""])[1]
     won = {"none": np.nan, "real": 1.0, "fake": 0.0, "left": float(not turned), "right": float(turned)}[vote["answer"]]
     return dict(assessor=vote["assessor"], seat=seat, part=q["part"], question=vote["question"], item=q["item"], first=first, second=second,
-                turned=turned, gold=q["gold"], answer=vote["answer"], won=won, seconds=vote["seconds"], waited=vote["waited"], by=vote["by"], machine=vote["machine"], asked=len(shown))
+                turned=turned, gold=q["gold"], answer=vote["answer"], won=won,
+                seconds=vote["seconds"], waited=vote["waited"], by=vote["by"], machine=vote["machine"], asked=len(shown))
 
 # %% ../../nbs/905_ingest.ipynb #d3af7a42
 def excluded_assessors(

@@ -111,7 +111,7 @@ async function preload(page, title) {
 class Players {
   constructor(videos, whenSeen) {
     Object.assign(this, { videos, whenSeen, plays: 0, stalls: 0, began: null, paused: false, over: false });
-    for (const video of videos) video.addEventListener("waiting", () => { if (this.began !== null) this.stalls += 1; });
+    for (const video of videos) video.addEventListener("waiting", () => { if (this.began !== null && !video.seeking) this.stalls += 1; });
     this.hidden = () => document.hidden ? this.videos.forEach(v => v.pause()) : this.paused || this.resume();
     document.addEventListener("visibilitychange", this.hidden);
   }
@@ -166,7 +166,7 @@ async function ask_one(question, protocol, head, note) {     // -> {answer, by, 
   let unlocked = null, answered = null;
   const answer = new Promise(done => { answered = done; });
   const choose = (name, by) => {
-    if (unlocked === null) { say("You can answer as soon as both videos have played to their end."); return; }
+    if (unlocked === null) { say(`You can answer as soon as ${pair ? "both videos have played to their" : "the video has played to its"} end.`); return; }
     const now = performance.now();
     document.removeEventListener("keydown", keys);
     buttons.forEach(button => { button.disabled = true; button.classList.toggle("chosen", button.name === name); });
@@ -198,7 +198,7 @@ async function ask_one(question, protocol, head, note) {     // -> {answer, by, 
     stage.append(buttons[0], pause, buttons[1]);
   } else stage.append(figure(clips[0], "only", "the video"), make("div", { className: "choices" }, ...buttons), pause);
   show(...head, stage, ...(note ? [note] : []));
-  say("The videos play. You can answer when they have come to their end.");
+  say(pair ? "The videos play. You can answer when they have come to their end." : "The video plays. You can answer when it has come to its end.");
   players.start();
   const stop = () => { document.removeEventListener("keydown", keys); players.end(); };
   return { answer, stop, players };
