@@ -1,4 +1,5 @@
 "Every option of every command: bad input is one sentence on stderr and exit code 2, and nothing is left behind."
+import inspect
 import math
 import os
 import re
@@ -7,12 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
-import typer
 from PIL import Image
+from typer.models import ArgumentInfo
 
 from deeplandscape import files as filing
 from deeplandscape.cli import app
@@ -24,22 +26,32 @@ from deeplandscape.training.schedule import SMALL
 from small_models import write_weights
 
 
-def commands(group=None, before=()):
-    "Every command of the app with the words that call it."
-    group = group or typer.main.get_command(app)
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"): yield from commands(command, (*before, name))
-        else: yield (*before, name), command
+def commands(group=app, before=()):
+    "Every command of the app: the words that call it, and its function."
+    for command in group.registered_commands:
+        yield (*before, command.name or command.callback.__name__), command.callback
+    for inner in group.registered_groups: yield from commands(inner.typer_instance, (*before, inner.name))
 
 
-def arguments_of(command, folder):
+def options_of(function):
+    "Name, kind, Typer's description and default of each parameter."
+    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    for name, hint in get_type_hints(function, include_extras=True).items():
+        kind, about = hint.__origin__, hint.__metadata__[0]
+        yield name, kind, about, defaults[name]
+
+
+def arguments_of(function, folder):
     "A value for each argument that must be given, and for each option that must be."
-    given = [str(folder / "good.png") for p in command.params if p.param_type_name == "argument" and p.required]
-    return given + [part for p in command.params if p.param_type_name == "option" and p.required for part in (p.opts[0], str(folder / "out"))]
+    given = [about for _, _, about, default in options_of(function) if default is inspect.Parameter.empty]
+    arguments = [str(folder / "good.png") for about in given if isinstance(about, ArgumentInfo)]
+    return arguments + [part for about in given if not isinstance(about, ArgumentInfo) for part in (about.param_decls[0], str(folder / "out"))]
 
 
-NUMBERS = [(words, p.opts[0], p.type.name) for words, c in commands() for p in c.params
-           if p.param_type_name == "option" and ("int" in p.type.name or "float" in p.type.name)]
+def is_number(kind): return kind in (int, float) or bool({int, float} & set(get_args(kind)))
+
+
+NUMBERS = [(words, f"--{name.replace('_', '-')}") for words, function in commands() for name, kind, *_ in options_of(function) if is_number(kind)]
 BAD = ["nan", "inf", "-inf", "-1e9", "-1000000", "x", ""]
 
 
@@ -67,10 +79,9 @@ def refused(capsys, arguments):
 def test_there_are_numbers(): assert len(NUMBERS) > 45
 
 
-@pytest.mark.parametrize("words, option, kind", NUMBERS, ids=lambda v: " ".join(v) if isinstance(v, tuple) else v)
-def test_numbers_out_of_any_range(folder, capsys, words, option, kind):
-    command = dict(commands())[words]
-    for bad in BAD: refused(capsys, [*words, *arguments_of(command, folder), f"{option}={bad}"])
+@pytest.mark.parametrize("words, option", NUMBERS, ids=lambda v: " ".join(v) if isinstance(v, tuple) else v)
+def test_numbers_out_of_any_range(folder, capsys, words, option):
+    for bad in BAD: refused(capsys, [*words, *arguments_of(dict(commands())[words], folder), f"{option}={bad}"])
 
 
 @pytest.mark.parametrize("arguments", [

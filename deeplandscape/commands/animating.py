@@ -49,7 +49,7 @@ def animate_one(photo, video, mask_out, codec, options):
     found = animate(photo, **options)
     if mask_out: write_mask(mask_out, found.masks)
     found.save(video, **codec)
-    doubts = find_mask(read_photo(photo, 1024), segmenter(device=str(options["device"])))[1] if options["mask"] is None else []
+    doubts = find_mask(read_photo(photo, 1024), segmenter(device=str(pick_device(options["device"]))))[1] if options["mask"] is None else []
     return found, " ".join([*doubts, *(str(found.report[key]) for key in ("note", "doubts") if key in found.report)])
 
 def check_animation(options, amount):
@@ -57,7 +57,7 @@ def check_animation(options, amount):
     from deeplandscape.photo.animation import check_request, light_network
     check_request(*(options[k] for k in ("direction", "seconds", "fps", "speed", "seed", "variant", "iterations")))
     if options["light"] is not None and not options["light"].strip(): raise InputError("No light is named; choose none, tour, random, or names of lights (see --help).")
-    light_network(options["light"] or "none", amount, options["models"], options["device"])
+    light_network(options["light"] or "none", amount, options["models"], pick_device(options["device"]))
 
 # %% ../../nbs/982_animating.ipynb #280c4d6a
 def animate_command(

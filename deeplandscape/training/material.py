@@ -19,6 +19,7 @@ from ..data.batches import _weighted, open_sources
 from ..data.prepare import prepare_store
 from ..data.sources import find_clips, find_photos
 from ..data.store import Store
+from ..media import open_photo
 from ..data.resident import fits, on_device
 from .losses import Sources
 
@@ -77,7 +78,9 @@ def look_at(
             if not weight > 0 or not math.isfinite(weight): raise InputError(f"{path} has the weight {weight:g}; a weight is a number above 0.")
             if (Path(path) / "store.json").is_file():
                 said.append(f"{path}: a prepared store of {', '.join(f'{len(t)} {k}' for k, t in Store(path).tables.items() if len(t))}")
-            elif count := len(find([path])): said.append(f"{path}: {count} {kind if count > 1 else kind[:-1]}")
+            elif count := len(find([path])):
+                if find is find_photos and Path(path).is_file(): open_photo(path)       # one file: is it a picture?
+                said.append(f"{path}: {count} {kind if count > 1 else kind[:-1]}")
             else: raise InputError(f"There are no {kind} in {path}; give a folder that holds some.")
     if not clips and scenes < 1: raise InputError("There is nothing that moves to learn from; give --clips, or --scenes of at least 1.")
     return said if clips else [*said, f"{scenes} scenes are rendered, as no clips are given"]
