@@ -29,12 +29,16 @@ def pick_device(
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError):
-        raise InputError(f"The device {device!r} is unknown; use auto, cpu, cuda or cuda:N.") from None
+        found = None
+    if found is None or found.type not in ("cpu", "cuda", "mps"):       # torch knows more names, such as xpu and meta
+        raise InputError(f"The device {str(device)!r} is unknown; use auto, cpu, cuda, cuda:N or mps.")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise InputError(f"The device {found} is not there ({torch.cuda.device_count()} GPUs seen); "
                          "use --device auto.")
     if found.type == "mps" and not mps:
         raise InputError("The device mps is not there; use --device auto.")
+    if found.type != "cuda" and found.index:
+        raise InputError(f"The device {found} is not there; there is one {found.type}.")
     return found
 
 # %% ../nbs/01_core.ipynb #9c723a06

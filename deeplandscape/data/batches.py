@@ -182,7 +182,7 @@ def ensure_store(
     resolutions=(8, 16, 32, 64),  # levels that are needed, px
     **options,  # of prepare_store
 ) -> Store:  # with all these levels
-    "The store at a place, or the one made of the raw folder there; an existing one is not made again."
+    "The store at a place, or the one made of the raw folder there; what was added to the folder since is added to the store."
     source, resolutions = Path(source), sorted({int(r) for r in resolutions})
     if any((source / f"{k}.jsonl").is_file() for k in ("photos", "clips", "scenes")):
         store = Store(source)
@@ -190,8 +190,7 @@ def ensure_store(
         _labelled(source, {})
         mark = hashlib.sha256(repr((str(source.resolve()), resolutions)).encode()).hexdigest()[:6]
         made = Path(place) / f"{kind}-{source.resolve().stem}-{mark}"
-        if not (made / "store.json").is_file():
-            prepare_store(made, **{kind: source}, resolutions=resolutions, **options)
+        prepare_store(made, **{kind: source}, resolutions=resolutions, **options)      # only what is new is prepared
         store = Store(made)
     _check_levels(store, kind, resolutions)
     return store

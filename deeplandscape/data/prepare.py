@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +25,7 @@ from .weather import sample_weather, scene_seeds
 from .scenes import render
 from .sources import (
     _clip_frames, _clips, _grey, _labelled, _photos, _thin, camera_motion, SIDE)
-from .store import _levels, _readable_bytes, _Shelf, _summary, level_size, Store, VERSION
+from .store import _Journal, _levels, _readable_bytes, _Shelf, _summary, level_size, Store, VERSION
 
 # %% ../../nbs/15_prepare.ipynb #dd8766a2
 def _left_out(name: str, path, error) -> dict:
@@ -168,6 +169,18 @@ def _remember(out: Path, kind: str, given) -> dict:
         partial.write_text(json.dumps(every, indent=1) + "\n")
     return labelled
 
+# %% ../../nbs/15_prepare.ipynb #8ba22606
+@contextlib.contextmanager
+def _nothing_in_vain(out: Path):
+    "Takes the files of a new store away again when what was given is refused before anything is in it."
+    fresh = not any(out.iterdir())
+    try:
+        yield
+    except InputError:
+        if fresh and not any(len(_Journal(out / f"{kind}.jsonl").keys) for kind in ("photos", "clips", "scenes")):
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+
 # %% ../../nbs/15_prepare.ipynb #1e32f9ec
 def prepare_store(
     out,  # folder of the store
@@ -184,19 +197,22 @@ def prepare_store(
 ) -> "Store":  # the finished store
     "Prepares photographs, clips and scenes at all resolutions; restartable, in bounded memory."
     out, refused = Path(out), []
+    places = [str(p) for given in (photos, clips) for p in _labelled(given, {}).values()]      # a missing one is found first
+    if scenes < 0 or max_frames < 2 or min(resolutions, default=0) < 4:
+        raise InputError(f"{scenes} scenes, {max_frames} frames of a clip, {sorted(resolutions)} px: give at least 0, 2 and 4.")
     base = dict(version=VERSION, resolutions=sorted({int(r) for r in resolutions}))
     workers = workers or min(8, os.cpu_count() or 1)
     kinds = dict(
         photos=(photos, _prepare_photos, {}),
         clips=(clips, _prepare_clips, dict(max_frames=max_frames, keep_moving=keep_moving)),
         scenes=(scenes, _prepare_scenes, dict(frames=scene_frames, split=scene_split, aspect=scene_aspect)))
-    with writing(out), _alone(out):
+    with writing(out), _alone(out), _nothing_in_vain(out):
         for kind, (given, fill, settings) in kinds.items():
             if given:
                 given = given if kind == "scenes" else _remember(out, kind, given)
                 with contextlib.closing(_Shelf(out, kind, base | settings)) as shelf:
                     fill(shelf, given, refused, workers)
-        text = json.dumps(_summary(out, base, refused), indent=1) + "\n"
+        text = json.dumps(_summary(out, base, refused, ", ".join(places)), indent=1) + "\n"
         with atomic(out / "store.json") as partial:
             partial.write_text(text)
     return Store(out)

@@ -199,14 +199,14 @@ class _Shelf:
                 file.close()
 
 # %% ../../nbs/14_store.ipynb #8a6d04b2
-def _summary(out: Path, base: dict, refused: list) -> dict:
+def _summary(out: Path, base: dict, refused: list, given: str = None) -> dict:
     "What store.json says: counts per kind and everything that was skipped, with the reason."
     journals = {kind: _Journal(out / f"{kind}.jsonl") for kind in ("photos", "clips", "scenes")}
     counts = {kind: len(journal.keys) for kind, journal in journals.items()}
     left_out = [dict(name=n, why=why) for j in journals.values() for n, why in j.left_out.items()] + refused
     if not any(counts.values()):
         reasons = "".join(f" {b['name']}: {b['why']}." for b in left_out[:3])
-        raise InputError(f"There is nothing to learn from in {out}; give folders with photographs, "
+        raise InputError(f"There is nothing to learn from in {given or out}; give folders with photographs, "
                          f"videos or a number of scenes.{reasons}")
     return base | counts | dict(skipped=left_out)
 

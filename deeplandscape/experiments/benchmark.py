@@ -369,6 +369,8 @@ def benchmark(
     "All comparisons of one width in one run."
     if width not in WIDTHS:
         raise InputError(f"There is no width {width!r}; choose one of {', '.join(WIDTHS)}.")
+    if min(batch, repeats, lazy, photos) < 1:
+        raise InputError(f"Batch, repeats and lazy steps are at least 1, not {batch}, {repeats} and {lazy}.")
     device, sized = pick_device(device), lambda pixels: replace(WIDTHS[width], resolution=pixels)
     tables = {}
     def add(name, table):

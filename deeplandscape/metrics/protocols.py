@@ -149,25 +149,29 @@ def folder_entries(
     kind, found = ("videos", clips) if len(clips) > len(pictures) else ("pictures", pictures)
     if len(found) < 2:
         raise InputError(f"{folder} holds {len(found)} {kind}; at least two are needed.")
+    if limit is not None and limit < 2:
+        raise InputError(f"A limit of {limit} leaves nothing to compare; give at least 2.")
     return kind, found[:limit]
 
 # %% ../../nbs/54_protocols.ipynb #05a6b833
 def read_pictures(
     files,                    # pictures
     size: int,                # side of the squares, pixels
+    refused=None,             # list that receives why a file was left out; None: it is an error
 ) -> torch.Tensor:            # (n, 3, size, size) in [-1, 1]
     "Pictures, their largest centre square brought to one size."
-    return torch.cat([resized(_square(read_photo(p)[None]), size) for p in progress(files, "pictures")])
+    found = _readable(lambda p: resized(_square(read_photo(p)[None]), size), files, "pictures", refused)
+    return torch.cat(found) if found else torch.empty(0, 3, size, size)
 
 
 def read_clips(
     paths,                    # videos, or folders of frames
     size: int,                # side of the squares, pixels
     frames: int,              # of each, from the first
+    refused=None,             # list that receives why a clip was left out; None: it is an error
 ) -> list:                    # of (frames, 3, size, size) in [-1, 1]
     "The beginnings of clips; a clip that is too short is refused by name."
-    clips = []
-    for path in progress(paths, "clips"):
+    def read(path):
         if path.is_dir():
             clip = [read_photo(p) for p in sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES)[:frames]]
             clip = torch.stack(clip) if len({c.shape for c in clip}) == 1 else torch.empty(0)
@@ -175,10 +179,44 @@ def read_clips(
             clip = as_pictures(read_video(path, frames)[0])
         if len(clip) < frames:
             raise InputError(f"{path} has {len(clip)} frames of one size; {frames} are needed, ask for fewer or leave it out.")
-        clips.append(resized(_square(clip), size))
-    return clips
+        return resized(_square(clip), size)
+    return _readable(read, paths, "clips", refused)
 
 # %% ../../nbs/54_protocols.ipynb #c27fa5c0
+def _readable(read, paths, what, refused):
+    "What `read` makes of each path; a path that it refuses goes into the list `refused`, as (path, reason)."
+    found = []
+    for path in progress(paths, what):
+        try: found.append(read(path))
+        except InputError as error:
+            if refused is None: raise
+            refused.append((Path(path), str(error)))
+    return found
+
+
+def _check_sizes(size, frames=2, stride=1):
+    "Refuse numbers with which nothing can be measured."
+    if not 8 <= size <= 4096: raise InputError(f"Pictures of {size} px cannot be compared; give a size from 8 to 4096.")
+    if frames < 2 or stride < 1: raise InputError(f"{frames} frames, every {stride}. of them, cannot be compared; give at least 2 frames and a stride of at least 1.")
+
+
+def _without(paths, read, refused, other):
+    "The paths that could be read, and their items; of two sets with the same names both lose an item that either lacks."
+    bad, names = {p for p, _ in refused}, {p.stem for p, _ in refused}
+    paired = [Path(p).stem for p in paths] == [Path(p).stem for p in other]
+    pairs = zip([p for p in paths if p not in bad], read, strict=True)
+    return [list(x) for x in zip(*[(p, item) for p, item in pairs if not (paired and Path(p).stem in names)])] or [[], []]
+
+
+def _read_both(read, generated, real):
+    "(paths, items) of the generated and of the real set, and why some were left out."
+    refused = []
+    sets = [list(read(paths, refused)) for paths in (generated, real)]
+    found = [_without(paths, items, refused, other) for paths, items, other in zip((generated, real), sets, (real, generated))]
+    if min(len(paths) for paths, _ in found) < 2: raise InputError(f"Fewer than two items can be read; {refused[0][1]}")
+    return *found, [why for _, why in refused]
+
+
 def _square(x):
     "The largest centre square of (B, 3, H, W)."
     h, w = x.shape[-2:]
@@ -194,10 +232,14 @@ def evaluate_pictures(
     preset="clean",           # a name, or a Preset
     seed: int = 0,            # of the bootstrap
     device="cpu",             # where it computes
+    say=None,                 # receives a sentence about each file that cannot be read; None: such a file is an error
 ) -> list:                    # of Measurement
     "Frechet and kernel distance of two sets of pictures; and, where the names agree, SSIM and perceptual distance of the pairs."
+    _check_sizes(size)
     p, by = preset_of(preset), extractor(by, device)
-    sets = [read_pictures(files, size) for files in (real, generated)]
+    (generated, ours), (real, theirs), out = _read_both(lambda files, bad: read_pictures(files, size, bad if say else None), generated, real)
+    sets = [torch.stack(s) for s in (theirs, ours)]
+    for why in out: say(f"left out: {why}")
     known = dict(preset=p.name, contrast=p.contrast, read=f"centre square, bilinear-antialias to {size} px",
                  files="/".join(sorted({f.suffix.lower()[1:] for f in (*generated, *real)})))
     features = [pooled_features(s, by, contrast=p.contrast, span="-1..1") for s in sets]
@@ -233,10 +275,14 @@ def evaluate_videos(
     preset="clean",           # a name, or a Preset
     seed: int = 0,            # of the bootstrap
     device="cpu",             # where it computes
+    say=None,                 # receives a sentence about each clip that cannot be read; None: such a clip is an error
 ) -> list:                    # of Measurement
     "Frechet video distance; for either set, motion and static consistency; for pairs of one name, how alike they are."
+    _check_sizes(size, frames, stride)
     p, needed, found = preset_of(preset), (frames - 1) * stride + 1, []
-    sets = [read_clips(paths, size, needed) for paths in (real, generated)]
+    (generated, ours), (real, theirs), out = _read_both(lambda paths, bad: read_clips(paths, size, needed, bad if say else None), generated, real)
+    sets = [theirs, ours]
+    for why in out: say(f"left out: {why}")
     known = dict(preset=p.name, read=f"centre square, bilinear-antialias to {size} px",
                  files="/".join(sorted({f.suffix.lower()[1:] or "frames" for f in (*generated, *real)})))
     found.append(compare_videos(*sets, by, frames, stride, device, seed=seed, **known))
@@ -259,6 +305,8 @@ def report_lines(
 ) -> list:             # of str
     "One line for each measurement, and a warning when a stand-in measured."
     lines = [str(m) for m in found]
+    cautions = {f"caution, {m.protocol.get('metric', 'value')}: {m.protocol['caution']}" for m in found if m.protocol.get("caution")}
+    lines += sorted(cautions)
     if any(m.protocol.get("paper_comparable") is False for m in found):
         lines.append("paper-comparable: no. The embedded networks measured; --extractor inception or i3d are the published ones.")
     return lines

@@ -34,6 +34,8 @@ class GeneratorConfig:
         object.__setattr__(self, "channels", tuple(self.channels))       # JSON brings lists
         if self.resolution < 8 or self.resolution & (self.resolution - 1):
             raise InputError(f"The resolution must be a power of two from 8 on, not {self.resolution}.")
+        if not 0 <= self.z_dyn_dim < self.z_dim or min(self.w_dim, self.mapping_layers, *self.channels) < 1:
+            raise InputError(f"Sizes are whole numbers of at least 1, and z_dyn_dim is smaller than z_dim: {self}.")
         if len(self.channels) < self.levels:
             raise InputError(f"{self.resolution} px need {self.levels} levels, but only {len(self.channels)} channel counts are given.")
 

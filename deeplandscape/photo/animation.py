@@ -23,7 +23,8 @@ from ..model.encoder import load_encoder
 from ..model.approximator import load_lighting
 from ..perception.network import perceptual_loss
 from ..perception.masks import segmenter
-from ..video.motion import CLOCK, Homography
+from ..model.belonging import check_belonging
+from ..video.motion import CLOCK, clock_position, Homography
 from ..video.lighting import light_styles
 from ..video.rendering import Film, make_film
 from ..video.wind import wind
@@ -31,6 +32,7 @@ from ..metrics.moving import border_of, doubts, measure_moving
 from ..metrics.similarity import masked_ssim, ssim
 from .inversion import find_variant, Inversion, invert, STEADY
 from .regions import horizon_of, regions, slope, video_size
+from .steering import read_mask
 
 # %% ../../nbs/73_animation.ipynb #0d6d49d8
 MOST_BYTES_HELD = 6e9      # of frames that are held at once
@@ -92,11 +94,12 @@ def smoothness(
     return value | {"last to first, of the median step": float(step(last, 0) / usual)} if loop else value
 
 # %% ../../nbs/73_animation.ipynb #a1d1ea32
-def check_request(direction, seconds, fps, speed, seed, variant):
+def check_request(direction, seconds, fps, speed, seed, variant, iterations=None):
     "The direction (drawn by the seed when there is none) and the number of frames."
     find_variant(variant)
-    hour = direction or list(CLOCK)[int(torch.randint(12, (), generator=item_generator(seed, "direction")))]
-    Homography.clock(hour)
+    drawn = list(CLOCK)[int(torch.randint(12, (), generator=item_generator(seed, "direction")))]
+    hour = drawn if direction is None else clock_position(direction)
+    if iterations is not None and iterations < 1: raise InputError(f"{iterations} iterations do nothing; give at least 1.")
     if not abs(speed) <= 20: raise InputError(f"A speed of {speed} is not possible; 1 is natural.")
     if not (0 < fps <= 240 and 0 < seconds * fps <= 20000):
         raise InputError(f"{seconds} s at {fps} frames a second are not possible; give e.g. 4 and 30.")
@@ -112,10 +115,10 @@ def load_picture(photo, size, device):
     return resize(x[None].float().clamp(-1, 1), video_size(*x.shape[1:], size)).to(device), tuple(x.shape[1:])
 
 def load_mask(mask, device):
-    "A file, a tensor, or \"all\" -> (1, 1, h, w) in [0, 1]."
+    "A file, a tensor, or \"all\" -> (1, 1, h, w) of what moves, or (1, 3, h, w) of static, sky, water, in [0, 1]."
     if not torch.is_tensor(mask) and str(mask) == "all": return torch.ones(1, 1, 8, 8, device=device)
-    m = mask.float() if torch.is_tensor(mask) else (read_photo(mask).mean(0, keepdim=True) + 1) / 2
-    if m.dim() != 3 or len(m) != 1: raise InputError(f"A mask is a tensor (1, H, W), not {tuple(m.shape)}.")
+    m = mask.float() if torch.is_tensor(mask) else read_mask(mask)
+    if m.dim() != 3 or len(m) not in (1, 3): raise InputError(f"A mask is a tensor (1, H, W), or (3, H, W) of static, sky, water, not {tuple(m.shape)}.")
     return m[None].clamp(0, 1).to(device)
 
 # %% ../../nbs/73_animation.ipynb #19d523df
@@ -140,7 +143,9 @@ def bars(settings):
 
 def find_latents(image, p, models, variant, iterations, seed, device):
     "The inversion of an image (1, 3, H, W) with regions p (1, 3, H, W)."
-    G, E, perceptual = (need(models, name, device) for name in ("G", "E", "perceptual"))
+    G, perceptual = (need(models, name, device) for name in ("G", "perceptual"))
+    E = need(models, "E", device)
+    if find_variant(variant).init_W == "E": check_belonging(G, E)
     small = lambda x: resize(x, (G.config.resolution,) * 2)
     settings = STEADY if iterations is None else replace(STEADY, iterations=iterations, tune_iterations=iterations)
     return invert(G, small(image), variant, E, small(p[:, :1]), perceptual, settings, seed, bars(settings))
@@ -149,11 +154,9 @@ def find_latents(image, p, models, variant, iterations, seed, device):
 def light_network(light, amount, models, device):
     "A, after checking that it belongs to G and knows the light that is asked for; None where that is none."
     if light == "none": return None
-    A, config = need(models, "A", device), need(models, "G", device).config
-    if (A.config.w_dim, A.config.z_dyn_dim) != (config.w_dim, config.z_dyn_dim):
-        raise InputError(f"The lighting network was made for styles of {A.config.w_dim} numbers, this generator has "
-                         f"{config.w_dim}; give the network of this generator, or light 'none'.")
-    light_styles(A, torch.zeros(1, config.w_dim, device=device), light, 1, c=amount)
+    A, G = need(models, "A", device), need(models, "G", device)
+    check_belonging(G, A=A)
+    light_styles(A, torch.zeros(1, G.config.w_dim, device=device), light, 1, c=amount)
     return A
 
 def most_memory():
@@ -205,13 +208,13 @@ def examine(film, found, homography, loop):
 # %% ../../nbs/73_animation.ipynb #e117e621
 def animate(
     photo,                          # picture file, or (3, H, W) in [-1, 1]
-    direction: str | None = None,   # "1h" ... "12h"; None: drawn by the seed
+    direction: str | None = None,   # "right", "left", "up", "down", "towards", "away", "1h" ... "12h"; None: drawn by the seed
     seconds: float = 4.0,           # length
     fps: float = 30,                # frames a second
     speed: float = 1.0,             # 1: calm clouds
     seed: int = 0,                  # of everything drawn at random
     variant: str = "EOIFS",         # of the inversion
-    mask=None,                      # what moves: picture file, (1, H, W) in [0, 1], or "all"; None: found
+    mask=None,                      # what moves: picture file, (1, H, W) in [0, 1], (3, H, W) static, sky, water, or "all"; None: found
     size: int | None = None,        # longest side of the video in pixels; None: its own, within 1920 x 1080
     loop: bool = False,             # the last frame leads into the first
     iterations: int | None = None,  # of each step of the inversion; None: the paper's 500
@@ -222,7 +225,7 @@ def animate(
 ) -> Video:
     "Bring a photograph to life (Section 3.2)."
     began, device = time.perf_counter(), pick_device(device)
-    (hour, frames), (image, original) = check_request(direction, seconds, fps, speed, seed, variant), load_picture(photo, size, device)
+    (hour, frames), (image, original) = check_request(direction, seconds, fps, speed, seed, variant, iterations), load_picture(photo, size, device)
     A = light_network(light or "none", amount, models, device)
     p = regions(image, need(models, "segment", device), None if mask is None else load_mask(mask, device))
     report, horizon = describe_video(original, image, frames, fps, p), horizon_of(p)

@@ -83,7 +83,8 @@ def objects_in(photo, sky, times=6.0, least=0.3, steep=0.45):
 
 # %% ../../nbs/72_regions.ipynb #fac2ce50
 def regions(photo, segment, mask=None):
-    "Probabilities (1, 3, H, W) of static, sky, water in a photo; a mask (1, 1, h, w) says what moves."
+    "Probabilities (1, 3, H, W) of static, sky, water in a photo; a mask says what moves: (1, 1, h, w), or (1, 3, h, w) static, sky, water."
+    if mask is not None and mask.shape[1] == 3: return (p := resize(mask, photo.shape[-2:]).clamp(0, 1) + 1e-6) / p.sum(1, keepdim=True)
     p = segment(photo) if mask is not None else without_islands(segment(photo))
     h, w = photo.shape[-2:]
     moving = p[:, 1:].sum(1, keepdim=True) if mask is None else resize(mask, (h, w))

@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from ..core import InputError
-from ..files import atomic
+from ..files import atomic, check_folder
 from .results import parameters_of, project_folder
 
 # %% ../../nbs/92_reproduce.ipynb #3306d0ca
@@ -237,6 +237,7 @@ def reproduce(
         ready = profile_plan(profile, figures, runs)
         unknown = [t for t in targets if t not in ready.parameters]
         if unknown: raise InputError(f"there is no notebook {', '.join(unknown)} in nbs/repro")
+        for folder in ready.runs, *([] if dry_run else [ready.figures]): check_folder(folder)
     except InputError as problem:
         print(problem, file=sys.stderr)
         return 2

@@ -16,6 +16,7 @@ from typing import Annotated, Optional
 import typer
 
 from ..core import InputError
+from ..commands.options import number, Seed
 
 # %% ../../nbs/989_commands.ipynb #c16879d1
 study_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="A user study: side by side and real or fake, as in the paper.")
@@ -87,17 +88,17 @@ class _Drawn:
 def study_prepare(
     out: Annotated[Path, typer.Argument(help="folder of the material")],
     profile: Annotated[str, typer.Option(help="how much: smoke, cpu, gpu or paper")] = "cpu",
-    scenes: Annotated[Optional[int], typer.Option(help="rendered scenes; default: the profile's")] = None,
+    scenes: Annotated[Optional[int], number("rendered scenes; default: the profile's", 0, 10**5)] = None,
     photos: Annotated[Optional[Path], typer.Option(help="folder of photographs that may be shown")] = None,
     clips: Annotated[Optional[Path], typer.Option(help="folder of real videos of 200 frames or more; their first frames are animated")] = None,
     system: Annotated[list[str], typer.Option(help="clips of another program, NAME=FOLDER, e.g. SG=clips/singan; repeatable")] = [],
     fitted: Annotated[list[str], typer.Option(help="a system with fit and animate, NAME=MODULE:CLASS; repeatable")] = [],
     ablations: Annotated[bool, typer.Option(help="sample the shipped rows of Figure 6 and Table 1 too")] = False,
     generator: Annotated[list[str], typer.Option(help="sample another generator, NAME=WEIGHTS; repeatable")] = [],
-    side: Annotated[Optional[int], typer.Option(help="px; default: the profile's")] = None,
-    iterations: Annotated[Optional[int], typer.Option(help="of each step of the inversion; default: the profile's")] = None,
-    samples: Annotated[Optional[int], typer.Option(help="of each generator; default: the profile's")] = None,
-    seed: Annotated[int, typer.Option(help="seed of every random choice")] = 0,
+    side: Annotated[Optional[int], number("px; default: the profile's", 16, 8192)] = None,
+    iterations: Annotated[Optional[int], number("of each step of the inversion; default: the profile's", 1, 10**6)] = None,
+    samples: Annotated[Optional[int], number("of each generator; default: the profile's", 1, 10**6)] = None,
+    seed: Seed = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
 ):
     "Make the clips of all systems: one size, one codec, names that say nothing."
@@ -136,12 +137,12 @@ def study_plan(
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="the plan, .json; default: plan.json in the folder of the material")] = None,
     parts: Annotated[str, typer.Option(
         help="short, long, fooling (Figure 8), fast (10), ablation (6), balance (Table 1), finetuning (Table 3); commas between")] = "short,long,fooling",
-    assessors: Annotated[int, typer.Option(help="different ones for each question")] = 5,
-    questions: Annotated[int, typer.Option(help="of one assessor at most, gold ones among them")] = 12,
-    gold: Annotated[int, typer.Option(help="gold questions of one assessor")] = 2,
+    assessors: Annotated[int, number("different ones for each question", 1, 10**5)] = 5,
+    questions: Annotated[int, number("of one assessor at most, gold ones among them", 1, 10**5)] = 12,
+    gold: Annotated[int, number("gold questions of one assessor", 0, 10**5)] = 2,
     title: Annotated[str, typer.Option(help="heading of the page")] = "Which video looks real?",
     contact: Annotated[str, typer.Option(help="who holds the study; shown on the first page")] = "",
-    seed: Annotated[int, typer.Option(help="seed of every random choice")] = 0,
+    seed: Seed = 0,
 ):
     "Fix who is shown what, what excludes an assessor, and how the answers are analysed."
     from deeplandscape.study.plan import StudyRules, make_study, write_study
@@ -159,7 +160,7 @@ def study_serve(
     plan: Annotated[Path, typer.Argument(help="the plan, .json, in the folder of the material")],
     results: Annotated[Path, typer.Option(help="folder of the journal of votes")] = Path("votes"),
     host: Annotated[str, typer.Option(help="where to listen; 0.0.0.0: all addresses of this machine")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: a free one")] = 8050,
+    port: Annotated[int, number("0: a free one", 0, 65535)] = 8050,
     token: Annotated[Optional[str], typer.Option(help="part of the address; default: none on this machine alone, else drawn")] = None,
     material: Annotated[Optional[Path], typer.Option(help="folder of the clips, where the plan lies elsewhere")] = None,
 ):

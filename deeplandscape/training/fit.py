@@ -72,7 +72,9 @@ def fit_step(model, optimizer, loss, step, config, recent):
     value = loss("train", step)
     optimizer.zero_grad(set_to_none=True)
     value.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    if not math.isfinite(value.item() + norm.item()):
+        raise InputError(f"The loss of step {step:,} is no finite number; the last checkpoint stays. Begin anew with a lower learning rate.")
     optimizer.step()
     recent.append(value.item())
 
@@ -97,6 +99,7 @@ def fit(
     quiet: bool = False,          # no progress bar
 ) -> list[dict]:                  # history: step, validation error, mean training error since the last one
     "Minimise a loss with Adam; interrupted and resumed, the result is the same bit for bit."
+    if config.steps < 1 or not 0 < config.learning_rate < math.inf: raise InputError(f"{config.steps} steps at a rate of {config.learning_rate} train nothing.")
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     state = {"step": 0, "history": [], "recent": [],
              "about": {**(about or {}), "learning_rate": config.learning_rate}}

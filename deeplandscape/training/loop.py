@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'launch', 'train_step', 'begin_from', 'pack', 'unpack', 'changed_settings', 'save_checkpoint',
-           'load_checkpoint', 'save_average', 'Stop', 'Course', 'begin', 'aside', 'train', 'describe_training']
+           'load_checkpoint', 'save_average', 'Stop', 'Diverged', 'Course', 'begin', 'aside', 'train',
+           'describe_training']
 
 # %% ../../nbs/65_loop.ipynb #07defc98
 import contextlib
@@ -21,7 +22,7 @@ from torch import Tensor
 import torch
 
 from ..core import InputError, item_generator, pick_device, progress
-from ..files import atomic, load_tensors, save_tensors
+from ..files import atomic, load_tensors, only_one, save_tensors
 from ..model.generator import Generator, GeneratorConfig, save_generator
 from ..model.discriminators import Discriminator
 from .schedule import at, stage, Stage, total_images, TrainConfig, training_phases
@@ -193,6 +194,9 @@ class Stop:
         return bool(asked > 0), dict(zip(logs, values))
 
 # %% ../../nbs/65_loop.ipynb #82addc54
+class Diverged(InputError):
+    "A loss or a weight is no finite number any more."
+
 @dataclass
 class Course:
     "A training under way: where it stands, and what it writes when."
@@ -204,15 +208,29 @@ class Course:
     every: dict                      # images between "checkpoint", "sample", "video"
     monitor: Monitor | None          # None: another process writes
     card: dict | None
+    saved: int = 0                   # images of the last checkpoint
+
+    def check(self, before, logs, ends=False):
+        "Stop before numbers that are not finite are written over good ones."
+        due = ends or self.due("checkpoint", before) or stage(self.nets.config, self.seen).level > stage(self.nets.config, before).level
+        watched = [*logs.values()] if due or self.nets.fabric.device.type == "cpu" else []       # elsewhere it would wait for the device each time
+        weights = [p for part in self.nets.parts.values() for p in part.parameters()] if due else []
+        if all(bool(torch.isfinite(value).all()) for value in (*watched, *weights)): return
+        raise Diverged(f"The training has diverged: after {self.seen:,} images a loss is no finite number; the checkpoint of {self.saved:,} images in {self.out} "
+                       "stays; train into another folder with lower learning rates, e.g. from its generator.safetensors by --start.")
+
+    def due(self, what, before):
+        return self.every[what] and (self.seen // self.every[what] > before // self.every[what] or self.seen >= self.end)
 
     def save(self):
         counters = dict(seen=self.seen, step=self.step, sums=self.monitor.state())
         save_checkpoint(self.out / "checkpoint.safetensors", self.nets, counters)
+        self.saved = self.seen
 
     def write(self, before):
         "What is due between `before` and now."
         now, next_ = stage(self.nets.config, before), stage(self.nets.config, self.seen)
-        due = lambda what: self.every[what] and (self.seen // self.every[what] > before // self.every[what] or self.seen >= self.end)
+        due = lambda what: self.due(what, before)
         average = lambda: save_average(self.out, self.nets, self.seen, self.step, now, self.card)
         jobs = [("sample", lambda: self.monitor.report(self.nets.G_ema, self.seen, self.step, now)),
                 ("video", lambda: self.monitor.video(self.nets.G_ema, self.seen, now)), ("checkpoint", self.save), ("checkpoint", average)]
@@ -267,26 +285,30 @@ def train(
     "Train a model, resumably; writes checkpoint, log.jsonl, samples and generator.safetensors into `out`."
     out, fabric = Path(out), fabric or Fabric(devices=1)
     out.mkdir(parents=True, exist_ok=True)
-    nets, state = begin(config, fabric, out, resume, graphs, start)
-    nets.segment = segment
-    seen, step = state.get("seen", 0), state.get("step", 0)
-    show = fabric.is_global_zero and (in_notebook() if live is None else live)
-    monitor = Monitor(out, segment, seen, step, state.get("sums", {}), show) if fabric.is_global_zero else None
-    every = dict(checkpoint=checkpoint_every, sample=sample_every, video=video_every)
-    course = Course(nets, out, seen, step, min(total_images(config), until or math.inf), every, monitor, card)
-    count = dict(initial=min(seen, course.end), unit="img", **({} if monitor else dict(disable=True)))
-    with aside(nets), Stop(fabric) as stop, contextlib.closing(progress(course.end, "training", **count)) as bar:
-        while course.seen < course.end:
-            before = course.seen
-            logs, course.seen = train_step(nets, sources, before, course.step)
-            course.step += 1
-            bar.update(course.seen - before)
-            asked, logs = stop(logs)
-            if monitor: monitor.add(logs)
-            course.write(before)
-            if asked and course.seen < course.end:
-                if monitor: course.save()
-                raise KeyboardInterrupt(f"stopped at {course.seen:,} images and saved; started again with the same settings, it goes on from there.")
+    with only_one(out, "training") if fabric.is_global_zero else contextlib.nullcontext():
+        nets, state = begin(config, fabric, out, resume, graphs, start)
+        nets.segment = segment
+        seen, step = state.get("seen", 0), state.get("step", 0)
+        show = fabric.is_global_zero and (in_notebook() if live is None else live)
+        monitor = Monitor(out, segment, seen, step, state.get("sums", {}), show) if fabric.is_global_zero else None
+        every = dict(checkpoint=checkpoint_every, sample=sample_every, video=video_every)
+        course = Course(nets, out, seen, step, min(total_images(config), until or math.inf), every, monitor, card, seen)
+        if seen >= total_images(config) and monitor: print(f"The training in {out} was finished already ({seen:,} images); nothing is left to do.", file=sys.stderr)
+        count = dict(initial=min(seen, course.end), unit="img", **({} if monitor else dict(disable=True)))
+        with aside(nets), Stop(fabric) as stop, contextlib.closing(progress(course.end, "training", **count)) as bar:
+            while course.seen < course.end:
+                before = course.seen
+                logs, course.seen = train_step(nets, sources, before, course.step)
+                course.step += 1
+                bar.update(course.seen - before)
+                asked, logs = stop(logs)
+                course.check(before, logs)
+                if monitor: monitor.add(logs)
+                course.write(before)
+                if asked and course.seen < course.end:
+                    course.check(before, logs, ends=True)
+                    if monitor: course.save()
+                    raise KeyboardInterrupt(f"stopped at {course.seen:,} images and saved; started again with the same settings, it goes on from there.")
     return out / "generator.safetensors"
 
 # %% ../../nbs/65_loop.ipynb #cd86896f

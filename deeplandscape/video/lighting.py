@@ -102,6 +102,7 @@ def light_points(
     if names == ["none"]: return torch.zeros(0, A.config.z_dyn_dim)
     if names == ["random"]: return item_normal((A.config.z_dyn_dim,), [seed], "light end")
     if names == ["tour"]: names = [*known]
+    names = [{"night": "deep night", "day": "blue day", "sunset": "warmer sunset", "morning": "blue morning"}.get(name, name) for name in names]
     for name in names:
         if name not in known:
             raise InputError(
