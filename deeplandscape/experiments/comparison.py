@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from ..core import InputError, item_generator, progress
 from ..files import find_weights, load_tensors, save_tensors
 from ..media import from_uint8, to_uint8
+from ..data.sources import VIDEOS
 from ..data.weather import scene_seeds, weather_at
 from ..data.scenes import render
 from ..perception.masks import segmenter
@@ -30,7 +31,7 @@ from ..metrics.similarity import (
     lpips_distance, masked_ssim, measure, Measurement, perceptual_distance)
 from ..metrics.flow import motion_amount, optical_flow, segmentation_agreement, static_consistency
 from ..metrics.distances import clip_features, distance_name, frechet_distance, pooled_features
-from ..metrics.protocols import preset_of, read_clips, VIDEO_SUFFIXES
+from ..metrics.protocols import preset_of, read_clips
 from ..metrics.truth import flow_error, wind_asked_for
 from ..photo.regions import horizon_of
 from ..photo.animation import animate
@@ -107,7 +108,7 @@ def folder_clips(
 ) -> list:                  # of RealClip
     "Test clips from a folder; what a name has before its first underscore is the kind."
     if not Path(folder).is_dir(): raise InputError(f"There is no folder {folder} of test clips.")
-    paths = sorted(p for p in Path(folder).iterdir() if not p.name.startswith(".") and (p.is_dir() or p.suffix.lower() in VIDEO_SUFFIXES))
+    paths = sorted(p for p in Path(folder).iterdir() if not p.name.startswith(".") and (p.is_dir() or p.suffix.lower() in VIDEOS))
     if len(paths) < 2: raise InputError(f"{folder} holds {len(paths)} clips; a comparison needs at least two.")
     segment, clips = segment or segmenter("embedded"), []
     for path in progress(paths[:count], "test clips"):

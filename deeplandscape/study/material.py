@@ -19,12 +19,13 @@ import torch
 import torch.nn.functional as F
 
 from ..core import InputError, item_generator, progress
+from ..data.sources import PICTURES, VIDEOS
 from ..experiments.comparison import directions_of, scene_clips
 from ..video.controls import pixels_moved
 from ..files import atomic, file_sha256
 from ..media import from_uint8, open_photo, save_image, to_uint8, write_video
 from ..metrics.flow import motion_amount, optical_flow
-from ..metrics.protocols import PICTURE_SUFFIXES, VIDEO_SUFFIXES, read_clips
+from ..metrics.protocols import read_clips
 from ..photo.animation import SLOW, animate, render_frames
 from ..photo.regions import horizon_of
 from ..video.motion import Homography
@@ -63,10 +64,10 @@ def study_items(
     if china:
         from sklearn.datasets import load_sample_image
         found.append(StudyItem("china", photo_square(from_uint8(torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1)), side)))
-    for path in _listed(photos, PICTURE_SUFFIXES):
+    for path in _listed(photos, PICTURES):
         picture = torch.from_numpy(np.array(open_photo(path, short_side=2 * side))).permute(2, 0, 1)
         found.append(StudyItem(path.stem, photo_square(from_uint8(picture), side)))
-    for path in _listed(clips, VIDEO_SUFFIXES):
+    for path in _listed(clips, VIDEOS):
         frames = to_uint8(read_clips([path], side, LONG)[0])[:LONG]
         found.append(StudyItem(path.stem, from_uint8(frames[0]), frames))
     names = [item.name for item in found]
@@ -136,7 +137,7 @@ class FolderSystem:
 
     def path(self, item: StudyItem, setting: str = "") -> Path | None:
         "The file of a photograph."
-        return next((p for p in _listed(self.folder / setting if self.speeds else self.folder, VIDEO_SUFFIXES) if p.stem == item.name), None)
+        return next((p for p in _listed(self.folder / setting if self.speeds else self.folder, VIDEOS) if p.stem == item.name), None)
 
     def __call__(self, item, frames, speed, setting=""):
         path = self.path(item, setting)
