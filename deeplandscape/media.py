@@ -49,7 +49,7 @@ def _colours(path) -> dict:
     line = next((s for s in out.stderr.splitlines() if re.match(r"\s*Stream #.*: Video: ", s)), None)
     if line is None:
         return {}
-    pixels, size = re.search(r", (\w+)(?:\(([^()]*)\))?,", line), re.search(r" (\d+)x(\d+)", line)
+    pixels, size = re.search(r", (\w+)(?:\(([^()]*)\))?,", line), re.search(r", (\d+)x(\d+)\b", line)
     words = (pixels[2] or "").split(", ") if pixels else []
     named = next((word for word in words if "/" in word or word in MATRICES), "unknown")
     matrix, primaries, transfer = named.split("/") if "/" in named else [named] * 3
