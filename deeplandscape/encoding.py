@@ -137,6 +137,14 @@ def _count_packets(path) -> int:
     found = re.findall(r"frame=\s*(\d+)", out.stderr)
     return int(found[-1]) if found and out.returncode == 0 else 0
 
+# %% ../nbs/022_encoding.ipynb #54286735
+def _whole_webp(path) -> bool:
+    "Whether a WebP file is as long as its header says."
+    with open(path, "rb") as opened:
+        head = opened.read(12)
+        length = opened.seek(0, 2)
+    return head[:4] == b"RIFF" and head[8:] == b"WEBP" and int.from_bytes(head[4:8], "little") + 8 == length
+
 # %% ../nbs/022_encoding.ipynb #9bab3f95
 def _encode(frames, path, fps: float, codec: Codec, crf=None):
     "uint8 frames (H, W, 3) through ffmpeg into a file, one by one."
@@ -159,6 +167,6 @@ def _encode(frames, path, fps: float, codec: Codec, crf=None):
         count = -1
     finally:
         writer.close() if writer is not None else None
-    if count < 1 or _count_packets(path) != count:
+    if count < 1 or not (_whole_webp(path) if codec.encoder == "libwebp_anim" else _count_packets(path) == count):
         raise InputError("The video could not be encoded completely; "
                          "check that the disk is not full and try again.")

@@ -37,7 +37,7 @@ def write_video(
         _encode(_frame_bytes(frames), partial, fps, chosen, crf)
     return path
 
-# %% ../nbs/03_media.ipynb #56350c6a
+# %% ../nbs/03_media.ipynb #87752e5f
 MATRICES = {"bt709", "fcc", "bt470bg", "smpte170m", "smpte240m", "bt2020nc", "bt2020c", "gbr", "ycgco"}
 HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
@@ -56,7 +56,7 @@ def _colours(path) -> dict:
     return dict(pixels=pixels[1] if pixels else "", rows=int(size[2]) if size else 0, matrix=matrix, primaries=primaries,
                 transfer=transfer)
 
-# %% ../nbs/03_media.ipynb #87752e5f
+# %% ../nbs/03_media.ipynb #bf92ea14
 def _read_filter(path, short_side=None) -> str:
     "The filter that brings a video's frames to exact 8-bit sRGB, reduced to the shorter side."
     colours = _colours(path)
@@ -71,7 +71,7 @@ def _read_filter(path, short_side=None) -> str:
                              "SDR (BT.709) first or install a complete ffmpeg.")
         known = "setparams=colorspace=bt2020nc," if matrix == "unknown" else ""
         known += "setparams=color_primaries=bt2020," if primaries == "unknown" else ""
-        to_screen = ("zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,tonemap=mobius:desat=0,"
+        to_screen = ("zscale=t=linear:npl=203:agamma=0,format=gbrpf32le,zscale=p=bt709,tonemap=mobius:desat=0,"
                      "zscale=t=iec61966-2-1:m=gbr:r=pc") if transfer in HDR else "zscale=p=bt709:m=gbr:r=pc"
         return f"{f'scale={small},' if short_side else ''}{known}{to_screen},format=rgb24"
     guess = matrix == "unknown" and pixels.startswith(("yuv4", "nv"))

@@ -36,38 +36,45 @@ def from_uint8(
     return x.float().div_(127.5).sub_(1)
 
 # %% ../nbs/021_pictures.ipynb #29f2394e
-KINDS = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}  # colour space of a profile -> Pillow's mode
+KINDS = {"RGB ": ("RGB",), "GRAY": ("L", "I;16"), "CMYK": ("CMYK",)}  # colour space of a profile -> Pillow's modes
+
+
+def _does_nothing(transform, mode: str) -> bool:
+    "Whether a transform changes no channel of a grid of colours by more than one step."
+    channels = {"RGB": 3, "L": 1}.get(mode)
+    if channels is None:
+        return False
+    colours = np.stack(np.meshgrid(*[np.arange(0, 256, 15, dtype=np.uint8)] * channels), -1).reshape(1, -1, channels)
+    grid = Image.fromarray(colours if channels == 3 else colours[..., 0])
+    return np.abs(np.asarray(ImageCms.applyTransform(grid, transform)).astype(int) - colours).max() <= 1
 
 
 @functools.lru_cache(maxsize=16)
 def _to_srgb(profile: bytes, mode: str):
     "The transform from a profile to sRGB; None where there is nothing to do or the profile cannot be used."
+    flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+    if mode in ("L", "I;16"):
+        flags |= ImageCms.Flags.NOOPTIMIZE  # its table is too coarse for dark greys
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if KINDS.get(source.profile.xcolor_space) != mode:
+        if mode not in KINDS.get(source.profile.xcolor_space, ()):
             return None
-        transform = ImageCms.buildTransform(
-            source, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            ImageCms.Flags.BLACKPOINTCOMPENSATION)
-        steps = np.arange(0, 256, 15, dtype=np.uint8)
-        colours = np.stack(np.meshgrid(*[steps] * (3 if mode == "RGB" else 1)), -1).reshape(1, -1, 3 if mode == "RGB" else 1)
-        if mode in ("RGB", "L"):
-            grid = Image.fromarray(colours if mode == "RGB" else colours[..., 0])
-            change = np.asarray(ImageCms.applyTransform(grid, transform)).astype(int) - colours
-            return transform if np.abs(change).max() > 1 else None
-        return transform
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB",
+                                            ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
+        return None if _does_nothing(transform, mode) else transform
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):  # a damaged or a foreign profile
         return None
 
 # %% ../nbs/021_pictures.ipynb #0520220e
-def _channels(img: Image.Image) -> Image.Image:
-    "A picture without transparency as 8-bit RGB, still in the colours of its own profile or ink."
-    profile = img.info.get("icc_profile") or b""
+def _coloured(img: Image.Image, profile: bytes) -> Image.Image:
+    "A picture without transparency as 8-bit sRGB."
     if img.mode == "LAB":
         return ImageCms.profileToProfile(img, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB")
-    if img.mode not in ("L", "CMYK"):
+    if img.mode not in ("L", "I;16", "CMYK"):
         img = img.convert("RGB")
     transform = _to_srgb(profile, img.mode) if profile else None
+    if transform is None and img.mode == "I;16":
+        return Image.fromarray((np.asarray(img) / 257 + 0.5).astype(np.uint8)).convert("RGB")
     return ImageCms.applyTransform(img, transform) if transform else img.convert("RGB")
 
 # %% ../nbs/021_pictures.ipynb #ada355c4
@@ -76,19 +83,18 @@ MIN_SIDE, MAX_PIXELS = 16, 150_000_000
 
 def _to_rgb(img: Image.Image) -> Image.Image:
     "Any Pillow image as 8-bit sRGB."
+    profile = img.info.get("icc_profile") or b""
     if img.mode.startswith("I") or img.mode == "F":
         a = np.asarray(img).astype(np.float64)
         top, deep = np.nanmax(a), img.mode.startswith("I;16")
         top = 65535 if deep else 1 if img.mode == "F" and top <= 1 else 255 if top <= 255 else max(top, 65535)
-        grey = Image.fromarray(np.clip(np.nan_to_num(a) / top * 255 + 0.5, 0, 255).astype(np.uint8))
-        grey.info.update(icc_profile=img.info.get("icc_profile"))
-        return _channels(grey)
+        a = np.clip(np.nan_to_num(a) / top * 65535 + 0.5, 0, 65535).astype(np.uint16)
+        return _coloured(Image.fromarray(a), profile)
     if img.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in img.info:
         clear = img.convert("RGBA")
-        colours = clear.convert("RGB") if "L" not in img.mode else clear.convert("RGB").getchannel(0)
-        colours.info.update(icc_profile=img.info.get("icc_profile"))
-        return Image.composite(_channels(colours), Image.new("RGB", img.size, "white"), clear.getchannel("A"))
-    return _channels(img)
+        colours = clear.convert("RGB").getchannel(0) if "L" in img.mode else clear.convert("RGB")
+        return Image.composite(_coloured(colours, profile), Image.new("RGB", img.size, "white"), clear.getchannel("A"))
+    return _coloured(img, profile)
 
 # %% ../nbs/021_pictures.ipynb #fe372293
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of the container

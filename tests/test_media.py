@@ -121,7 +121,7 @@ def test_grey_with_a_profile(tmp_path, deep):
         (65535 * decode(grey / 255)).round().astype(np.uint16).repeat(16)[None].repeat(32, 0)
     Image.fromarray(linear).save(tmp_path / "grey.tif", icc_profile=icc)
     got = middle(pictures.open_photo(tmp_path / "grey.tif"))
-    assert (got == got[:, :1]).all() and np.abs(got[:, 0] - grey).max() <= 5, got[:, 0]
+    assert (got == got[:, :1]).all() and np.abs(got[:, 0] - grey).max() <= (1 if deep else 5), got[:, 0]
 
 
 def cmyk_profile(cyan):
@@ -140,10 +140,10 @@ def cmyk_profile(cyan):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".tif"])
 def test_print_colours_with_a_profile(tmp_path, suffix):
-    lab = np.array([50.2, -30, -20])
+    lab = np.array([59.6, -18, -14])
     f = np.array([lab[0] / 116 + 16 / 116 + lab[1] / 500, (lab[0] + 16) / 116, (lab[0] + 16) / 116 - lab[2] / 200])
     xyz = D50 * np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29))
-    expected = 255 * encode(np.linalg.solve(TO_D50 @ BT709, xyz))
+    expected = 255 * encode(np.clip(np.linalg.solve(TO_D50 @ BT709, xyz), 0, 1))
     options = dict(quality=100) if suffix == ".jpg" else {}
     Image.new("CMYK", (32, 32), (255, 0, 0, 0)).save(tmp_path / f"ink{suffix}", icc_profile=cmyk_profile(lab), **options)
     got = np.array(pictures.open_photo(tmp_path / f"ink{suffix}").getpixel((9, 9)))
@@ -221,9 +221,11 @@ def test_colours_of_an_mp4_come_back(tmp_path, size, colours):
 @pytest.mark.parametrize("suffix, codec, most", [(".mp4", None, 3), (".mov", None, 3), (".mp4", "h265", 5), (".webm", None, 5),
                                                  (".gif", None, 0), (".webp", None, 5)])
 def test_colours_of_every_kind_of_video(tmp_path, suffix, codec, most):
-    if not ffmpeg_has(check_encoder_or_skip(f"a{suffix}", codec)): pytest.skip("no such encoder")
+    check_encoder_or_skip(f"a{suffix}", codec)
     frame, columns = bars(97, 255)
-    back, fps = media.read_video(media.write_video([frame] * 4, tmp_path / f"bars{suffix}", fps=25, codec=codec))
+    frames = [frame.clone() for _ in range(4)]
+    for k in range(4): frames[k][:, :4] = 60 * k                     # WebP holds what does not change only once
+    back, fps = media.read_video(media.write_video(frames, tmp_path / f"bars{suffix}", fps=25, codec=codec))
     assert len(back) == 4 and abs(fps - 25) < 0.1 and back.shape[2:] == ((97, 255) if suffix in (".gif", ".webp") else (98, 256))
     error = (back[3][:, 48, columns].T.int() - torch.from_numpy(COLOURS)).abs()
     assert error.max() <= most, error
