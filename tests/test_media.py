@@ -215,7 +215,7 @@ def test_colours_of_an_mp4_come_back(tmp_path, size, colours):
     frame, columns = bars(*size, colours)
     back, _ = media.read_video(media.write_video([frame] * 2, tmp_path / "bars.mp4", crf=0))
     error = (back[1][:, size[0] // 2, columns].T.int() - torch.from_numpy(colours)).abs()
-    assert error.max() <= 2 and error.float().mean() <= 0.7, error
+    assert error.max() <= 1, error
 
 
 @pytest.mark.parametrize("suffix, codec, most", [(".mp4", None, 3), (".mov", None, 3), (".mp4", "h265", 5), (".webm", None, 5),
@@ -313,7 +313,7 @@ def test_hdr_clips_are_tone_mapped(tmp_path, monkeypatch, transfer, signal):
     hdr_clip(tmp_path / "a.mp4", signal(203 * wide), transfer)
     back, _ = media.read_video(tmp_path / "a.mp4")
     got = back[0][:, 16, 16::32].T.numpy().astype(int)
-    assert np.abs(got[:6] - dim).max() <= 6, got
+    assert np.abs(got[:6] - dim).max() <= 2, got
     lights = got[6:, 1]
     assert (np.diff(lights) > 0).all() and lights[0] > 180 and np.ptp(got[6:], 1).max() <= 3, got
     small, _ = media.read_video(tmp_path / "a.mp4", size=16)
