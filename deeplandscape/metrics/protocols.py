@@ -16,11 +16,12 @@ import torch
 
 from ..core import InputError, progress
 from ..files import atomic, find_weights
-from ..data.sources import PICTURES, VIDEOS
 from ..media import read_photo, read_video
+from ..statistics import measure
+from ..data.sources import PICTURES, VIDEOS
 from ..perception.masks import segmenter, SKY_NAMES, WATER_NAMES
 from .extractors import as_pictures, extractor, resized
-from .similarity import lpips_distance, masked_ssim, measure, perceptual_distance
+from .similarity import lpips_distance, masked_ssim, perceptual_distance
 from .flow import consistency_curve, measure_motion
 from .distances import compare_sets, compare_videos, pooled_features
 
@@ -245,7 +246,7 @@ def evaluate_videos(
         last = consistency_curve(clips, masks, mode=p.mask, every=frames - 1, seed=seed)[-1]
         named = lambda m: replace(m, protocol=m.protocol | known | dict(stride=stride, metric=f"{name}: {m.protocol['metric']}"))
         found += [named(m) for m in (*motion.values(), last)]
-        still = masks if name == "real" else still
+        if name == "real": still = masks
     if [Path(f).stem for f in generated] == [Path(f).stem for f in real]:
         pairs = [[c[:needed:stride] for c in clips] for clips in sets]
         near = "lpips" if by == "i3d" and all(find_weights(n) for n in ("lpips", "vgg16")) else "perceptual"
