@@ -51,7 +51,8 @@ def ffmpeg_has(
     return name in _listed(ffmpeg_exe(), what)
 
 # %% ../nbs/022_encoding.ipynb #0b7824a2
-YUV = ("scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp,format=yuv420p,"
+YUV = ("scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp,"
+       "format=yuv420p,"
        "setparams=range=tv:color_primaries=bt709:color_trc=bt709:colorspace=bt709")
 PALETTE = "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:dither=none"
 
@@ -71,10 +72,12 @@ class Codec:
 
 CODECS = {
     "h264": Codec("libx264", (".mp4", ".mov"), 18, 51, ("-movflags", "+faststart")),
-    "h265": Codec("libx265", (".mp4", ".mov"), 20, 51, ("-movflags", "+faststart", "-tag:v", "hvc1", "-x265-params", "log-level=none")),
+    "h265": Codec("libx265", (".mp4", ".mov"), 20, 51,
+                  ("-movflags", "+faststart", "-tag:v", "hvc1", "-x265-params", "log-level=none")),
     "vp9": Codec("libvpx-vp9", (".webm",), 24, 63, ("-b:v", "0", "-cpu-used", "2", "-row-mt", "1")),
     "gif": Codec("gif", (".gif",), options=("-loop", "0"), filter=PALETTE, pixels="pal8", rate=50),
-    "webp": Codec("libwebp_anim", (".webp",), options=("-quality", "90", "-loop", "0"), filter="format=bgra", pixels="bgra"),
+    "webp": Codec("libwebp_anim", (".webp",), options=("-quality", "90", "-loop", "0"),
+                  filter="format=bgra", pixels="bgra"),
 }
 VIDEO_SUFFIXES = tuple(dict.fromkeys(suffix for codec in CODECS.values() for suffix in codec.suffixes))
 
@@ -87,8 +90,8 @@ def check_encoder(
     "Whether a video can be written, asked before the work begins; InputError says why not."
     name, suffix = Path(path).name, Path(path).suffix.lower()
     if suffix not in VIDEO_SUFFIXES:
-        raise InputError(f"A video cannot be written as {name!r}; end the name in {', '.join(VIDEO_SUFFIXES[:-1])} "
-                         f"or {VIDEO_SUFFIXES[-1]}.")
+        raise InputError(f"A video cannot be written as {name!r}; "
+                         f"end the name in {', '.join(VIDEO_SUFFIXES[:-1])} or {VIDEO_SUFFIXES[-1]}.")
     if codec is not None and codec not in CODECS:
         raise InputError(f"The codec {codec!r} is unknown; use one of {', '.join(CODECS)}.")
     fits = [k for k, c in CODECS.items() if suffix in c.suffixes]
@@ -99,10 +102,12 @@ def check_encoder(
     if crf is not None and chosen.crf is None:
         raise InputError(f"A {suffix} file has no crf; leave it away or write .mp4.")
     if crf is not None and not 0 <= crf <= chosen.worst:
-        raise InputError(f"crf {crf} is not possible; give a number from 0 (best) to {chosen.worst} (smallest).")
+        raise InputError(f"crf {crf} is not possible; "
+                         f"give a number from 0 (best) to {chosen.worst} (smallest).")
     if not ffmpeg_has(chosen.encoder):
         raise InputError(f"The ffmpeg {ffmpeg_exe()} has no encoder {chosen.encoder} for {name!r}; write "
-                         "another kind of file, or install a complete ffmpeg and name it by IMAGEIO_FFMPEG_EXE.")
+                         "another kind of file, or install a complete ffmpeg "
+                         "and name it by IMAGEIO_FFMPEG_EXE.")
     return chosen
 
 # %% ../nbs/022_encoding.ipynb #59b5fb05
@@ -158,8 +163,9 @@ def _encode(frames, path, fps: float, codec: Codec, crf=None):
                 frame = np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), "edge")
             if writer is None:
                 writer = imageio_ffmpeg.write_frames(
-                    str(path), frame.shape[1::-1], fps=min(fps, codec.rate), codec=codec.encoder, quality=None,
-                    pix_fmt_out=codec.pixels, macro_block_size=1, ffmpeg_log_level="quiet", output_params=options)
+                    str(path), frame.shape[1::-1], fps=min(fps, codec.rate), codec=codec.encoder,
+                    quality=None, pix_fmt_out=codec.pixels, macro_block_size=1, ffmpeg_log_level="quiet",
+                    output_params=options)
                 writer.send(None)
             writer.send(np.ascontiguousarray(frame))
             count += 1
@@ -167,6 +173,7 @@ def _encode(frames, path, fps: float, codec: Codec, crf=None):
         count = -1
     finally:
         writer.close() if writer is not None else None
-    if count < 1 or not (_whole_webp(path) if codec.encoder == "libwebp_anim" else _count_packets(path) == count):
+    merged = codec.encoder == "libwebp_anim"
+    if count < 1 or not (_whole_webp(path) if merged else _count_packets(path) == count):
         raise InputError("The video could not be encoded completely; "
                          "check that the disk is not full and try again.")

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from .core import InputError
-from .encoding import CODECS, VIDEO_SUFFIXES, check_encoder, ffmpeg_exe, ffmpeg_has, _encode, _frame_bytes
+from .encoding import CODECS, VIDEO_SUFFIXES, check_encoder, ffmpeg_exe, ffmpeg_has
+from .encoding import _encode, _frame_bytes
 from .files import atomic
 from .pictures import from_uint8, image_grid, open_photo, read_photo, save_image, show, to_uint8
 
@@ -53,26 +54,31 @@ def _colours(path) -> dict:
     words = (pixels[2] or "").split(", ") if pixels else []
     named = next((word for word in words if "/" in word or word in MATRICES), "unknown")
     matrix, primaries, transfer = named.split("/") if "/" in named else [named] * 3
-    return dict(pixels=pixels[1] if pixels else "", rows=int(size[2]) if size else 0, matrix=matrix, primaries=primaries,
-                transfer=transfer)
+    return dict(pixels=pixels[1] if pixels else "", rows=int(size[2]) if size else 0,
+                matrix=matrix, primaries=primaries, transfer=transfer)
 
 # %% ../nbs/03_media.ipynb #bf92ea14
 def _read_filter(path, short_side=None) -> str:
     "The filter that brings a video's frames to exact 8-bit sRGB, reduced to the shorter side."
     colours = _colours(path)
-    pixels, matrix, primaries, transfer = (colours.get(k, "") for k in ("pixels", "matrix", "primaries", "transfer"))
+    names = ("pixels", "matrix", "primaries", "transfer")
+    pixels, matrix, primaries, transfer = (colours.get(name, "") for name in names)
     exact = "accurate_rnd+full_chroma_int+full_chroma_inp"
-    small = f"'if(lt(iw,ih),{short_side},-2)':'if(lt(iw,ih),-2,{short_side})':flags=area+{exact}" if short_side else f"flags=bicubic+{exact}"
+    small = f"flags=bicubic+{exact}"
+    if short_side:
+        small = f"'if(lt(iw,ih),{short_side},-2)':'if(lt(iw,ih),-2,{short_side})':flags=area+{exact}"
     if transfer in HDR or primaries in ("bt2020", "smpte431", "smpte432"):
         lacking = [f for f in ("zscale", "tonemap") if not ffmpeg_has(f, "filters")]
         if lacking:
             kind = f"HDR ({HDR[transfer]})" if transfer in HDR else f"wide colour ({primaries})"
-            raise InputError(f"{path} is {kind} and this ffmpeg cannot convert it (no {lacking[0]}); convert it to "
-                             "SDR (BT.709) first or install a complete ffmpeg.")
+            raise InputError(f"{path} is {kind} and this ffmpeg cannot convert it (no {lacking[0]}); "
+                             "convert it to SDR (BT.709) first or install a complete ffmpeg.")
         known = "setparams=colorspace=bt2020nc," if matrix == "unknown" else ""
         known += "setparams=color_primaries=bt2020," if primaries == "unknown" else ""
-        to_screen = ("zscale=t=linear:npl=203:agamma=0,format=gbrpf32le,zscale=p=bt709,tonemap=mobius:desat=0,"
-                     "zscale=t=iec61966-2-1:m=gbr:r=pc") if transfer in HDR else "zscale=p=bt709:m=gbr:r=pc"
+        to_screen = "zscale=p=bt709:m=gbr:r=pc"
+        if transfer in HDR:
+            to_screen = ("zscale=t=linear:npl=203:agamma=0,format=gbrpf32le,zscale=p=bt709,"
+                         "tonemap=mobius:desat=0,zscale=t=iec61966-2-1:m=gbr:r=pc")
         return f"{f'scale={small},' if short_side else ''}{known}{to_screen},format=rgb24"
     guess = matrix == "unknown" and pixels.startswith(("yuv4", "nv"))
     said = f":in_color_matrix={'bt709' if colours['rows'] > 576 else 'smpte170m'}" if guess else ""

@@ -36,7 +36,8 @@ def from_uint8(
     return x.float().div_(127.5).sub_(1)
 
 # %% ../nbs/021_pictures.ipynb #29f2394e
-KINDS = {"RGB ": ("RGB",), "GRAY": ("L", "I;16"), "CMYK": ("CMYK",)}  # colour space of a profile -> Pillow's modes
+# colour space of a profile -> modes of Pillow
+PROFILED = {"RGB ": ("RGB",), "GRAY": ("L", "I;16"), "CMYK": ("CMYK",)}
 
 
 def _does_nothing(transform, mode: str) -> bool:
@@ -44,7 +45,8 @@ def _does_nothing(transform, mode: str) -> bool:
     channels = {"RGB": 3, "L": 1}.get(mode)
     if channels is None:
         return False
-    colours = np.stack(np.meshgrid(*[np.arange(0, 256, 15, dtype=np.uint8)] * channels), -1).reshape(1, -1, channels)
+    steps = np.arange(0, 256, 15, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(*[steps] * channels), -1).reshape(1, -1, channels)
     grid = Image.fromarray(colours if channels == 3 else colours[..., 0])
     return np.abs(np.asarray(ImageCms.applyTransform(grid, transform)).astype(int) - colours).max() <= 1
 
@@ -57,7 +59,7 @@ def _to_srgb(profile: bytes, mode: str):
         flags |= ImageCms.Flags.NOOPTIMIZE  # its table is too coarse for dark greys
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if mode not in KINDS.get(source.profile.xcolor_space, ()):
+        if mode not in PROFILED.get(source.profile.xcolor_space, ()):
             return None
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB",
                                             ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
@@ -69,7 +71,8 @@ def _to_srgb(profile: bytes, mode: str):
 def _coloured(img: Image.Image, profile: bytes) -> Image.Image:
     "A picture without transparency as 8-bit sRGB."
     if img.mode == "LAB":
-        return ImageCms.profileToProfile(img, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB")
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(img, lab, srgb, outputMode="RGB")
     if img.mode not in ("L", "I;16", "CMYK"):
         img = img.convert("RGB")
     transform = _to_srgb(profile, img.mode) if profile else None
@@ -93,7 +96,8 @@ def _to_rgb(img: Image.Image) -> Image.Image:
     if img.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in img.info:
         clear = img.convert("RGBA")
         colours = clear.convert("RGB").getchannel(0) if "L" in img.mode else clear.convert("RGB")
-        return Image.composite(_coloured(colours, profile), Image.new("RGB", img.size, "white"), clear.getchannel("A"))
+        white = Image.new("RGB", img.size, "white")
+        return Image.composite(_coloured(colours, profile), white, clear.getchannel("A"))
     return _coloured(img, profile)
 
 # %% ../nbs/021_pictures.ipynb #fe372293
