@@ -20,7 +20,8 @@ from ..core import InputError
 from ..media import iterate_video, open_photo
 
 # %% ../../nbs/13_sources.ipynb #e3ccc295
-PICTURES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".bmp", ".tif", ".tiff", ".ppm"}
+PICTURES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".hif",
+            ".bmp", ".tif", ".tiff", ".ppm"}
 VIDEOS = {".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif"}
 
 # %% ../../nbs/13_sources.ipynb #5a2148d3
