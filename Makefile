@@ -9,11 +9,11 @@ BROWSER := $(VENV)/.browser
 export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONHASHSEED ?= 0
 
-.PHONY: help reproduce test explore readme docs sync notebooks smoke browser clean
+.PHONY: help reproduce test test-fast explore readme docs sync notebooks smoke browser clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, this is $$($(PYTHON) --version 2>&1): say which one to use, as in  make PYTHON=python3.12 test"; exit 1; }
@@ -29,8 +29,18 @@ reproduce: $(READY)  ## every figure and table (PROFILE=cpu; smoke, gpu, paper)
 $(BROWSER): $(READY)
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -e ".[browser]" && touch $@ || echo "playwright could not be installed; the tests in a browser are skipped"
 
-test: $(READY) $(if $(CHROMIUM),$(BROWSER)) sync notebooks  ## notebooks and library in step, library notebooks, tests (the explorers in Chromium where it is installed), the smoke profile
-	$(BIN)/python -m pytest -q tests
+# Files of tests that take seconds, not minutes.
+FAST := $(addprefix tests/test_,$(addsuffix .py,sync notebook_rules repro_contract layers parity networks motion core data scenes claims page variants))
+PARALLEL := -n 2 --dist loadfile
+
+test: $(READY) $(if $(CHROMIUM),$(BROWSER)) notebooks  ## library notebooks, tests (the explorers in Chromium where it is installed), the smoke profile
+	$(BIN)/ruff check
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not timing" tests
+	$(BIN)/python -m pytest -q -m timing tests
+
+test-fast: $(READY)  ## what takes less than three minutes: notebooks and library in step, rules, formulas, files
+	$(BIN)/ruff check
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not timing and not slow" $(FAST)
 
 sync: $(READY)  ## are notebooks and library in step, and notebooks clean?
 	$(BIN)/python -m pytest -q tests/test_sync.py

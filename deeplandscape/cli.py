@@ -39,6 +39,16 @@ def main():
         print("deeplandscape: stopped.", file=sys.stderr)
         sys.exit(130)
 
+# %% ../nbs/99_cli.ipynb #741acdeb
+def check_output(
+    path: Path,          # file to write
+    suffixes: tuple,     # those that can be written
+):
+    "Refuse an output that cannot be written before any work is done."
+    if path.suffix.lower() not in suffixes: raise InputError(f"{path.name!r} cannot be written; end the name in {' or '.join(suffixes)}.")
+    if not path.parent.is_dir(): raise InputError(f"There is no folder {path.parent}; make it, or write elsewhere.")
+    if path.is_dir() or not os.access(path.parent, os.W_OK): raise InputError(f"{path} cannot be written; choose another name or folder.")
+
 # %% ../nbs/99_cli.ipynb #09282eb5
 @app.command("animate")
 def animate_command(
@@ -72,16 +82,6 @@ def animate_command(
     video = run(photo, direction, seconds, fps, speed, seed, variant, mask, size, loop, iterations, device, models, light, light_amount)
     video.save(out)
     typer.echo(f"{video}\nwrote {out}")
-
-# %% ../nbs/99_cli.ipynb #741acdeb
-def check_output(
-    path: Path,          # file to write
-    suffixes: tuple,     # those that can be written
-):
-    "Refuse an output that cannot be written before any work is done."
-    if path.suffix.lower() not in suffixes: raise InputError(f"{path.name!r} cannot be written; end the name in {' or '.join(suffixes)}.")
-    if not path.parent.is_dir(): raise InputError(f"There is no folder {path.parent}; make it, or write elsewhere.")
-    if path.is_dir() or not os.access(path.parent, os.W_OK): raise InputError(f"{path} cannot be written; choose another name or folder.")
 
 # %% ../nbs/99_cli.ipynb #f825cb10
 @app.command()

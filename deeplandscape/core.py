@@ -40,13 +40,14 @@ def pick_device(
 # %% ../nbs/01_core.ipynb #9c723a06
 def keep_memory() -> bool:   # whether it was set
     "Asks glibc to keep freed blocks instead of handing them back to the system."
-    if any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")):
+    if any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_",
+                                           "GLIBC_TUNABLES")):
         return False
     try:
         if not os.confstr("CS_GNU_LIBC_VERSION"): return False
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, ValueError, OSError, TypeError): return False
-    trim, mmap = -1, -3                                             # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
     kept = mallopt(mmap, 1 << 30) or mallopt(mmap, 32 << 20)        # older versions refuse more than 32 MiB
     return bool(mallopt(trim, 2**31 - 1) and kept)
 

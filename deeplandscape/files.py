@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'writing', 'atomic', 'save_tensors', 'load_tensors', 'Weights', 'file_sha256', 'find_weights',
-           'weights_path', 'load_state', 'register_weights']
+           'weights_path', 'load_state', 'register_weights', 'save_network', 'load_network']
 
 # %% ../nbs/02_files.ipynb #123e4f21
 import contextlib
@@ -18,15 +18,16 @@ import pickle
 import re
 import secrets
 import shutil
-import urllib.request
+import tempfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pooch
 import safetensors.torch
 import torch
 
-from .core import InputError, progress
+from .core import InputError, pick_device, progress
 
 # %% ../nbs/02_files.ipynb #c70352e4
 @contextlib.contextmanager
@@ -193,35 +194,15 @@ def _manifest(folder: Path) -> dict:
 
 # %% ../nbs/02_files.ipynb #cd022bd1
 def _fetch(url, target: Path, expected):
-    "Downloads with progress, going on where an earlier attempt stopped; verified before it gets its name."
-    part = target.with_name(target.name + ".part")
+    "Downloads with progress; verified before it gets its name."
+    pooch.get_logger().setLevel("WARNING")
     target.parent.mkdir(parents=True, exist_ok=True)
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"User-Agent": "deeplandscape", "Range": f"bytes={have}-"}
-    ask = urllib.request.Request(url, headers=headers if have else {"User-Agent": "deeplandscape"})
-    try:
-        answer = urllib.request.urlopen(ask, timeout=30)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:  # 416: there is nothing after what we have
-            raise
-        if expected and file_sha256(part).startswith(expected):
-            return os.replace(part, target)
-        part.unlink()
-        return _fetch(url, target, expected)
-    with answer:
-        have = have if answer.status == 206 else 0
-        total = have + int(answer.headers.get("Content-Length") or 0)
-        bar = progress(total or None, target.name, unit="B", unit_scale=True, initial=have)
-        with bar, open(part, "ab" if have else "wb") as out:
-            while block := answer.read(1 << 20):
-                out.write(block)
-                bar.update(len(block))
-        if total and part.stat().st_size < total:
-            raise urllib.error.URLError("the connection broke off")
-    if expected and not file_sha256(part).startswith(expected):
-        part.unlink()
-        raise InputError(f"What came from {url} is not {target.name} (wrong SHA-256); try again later.")
-    os.replace(part, target)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        bar = progress(1, target.name, unit="B", unit_scale=True)     # pooch sets the total
+        fetched = pooch.retrieve(url, None, target.name, folder, downloader=pooch.HTTPDownloader(bar, timeout=30))
+        if expected and not file_sha256(fetched).startswith(expected):
+            raise InputError(f"What came from {url} is not {target.name} (wrong SHA-256); try again later.")
+        os.replace(fetched, target)
 
 # %% ../nbs/02_files.ipynb #34800a76
 def _expected(entry: Weights) -> str:
@@ -262,7 +243,8 @@ def weights_path(
         with writing(_cache() / entry.file):
             _fetch(entry.url, _cache() / entry.file, _expected(entry))
     except OSError as error:
-        reason = getattr(error, "reason", error)
+        answer = getattr(error, "response", None)
+        reason = type(error).__name__ if answer is None else f"{answer.status_code} {answer.reason}"
         raise InputError(f"{entry.file} could not be fetched from {entry.url} ({reason}); download it by hand "
                          "into a folder and set DEEPLANDSCAPE_WEIGHTS to that folder.") from error
     return _cache() / entry.file
@@ -304,3 +286,32 @@ def register_weights(
     with atomic(folder / "manifest.json") as partial:
         partial.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
     return target
+
+# %% ../nbs/02_files.ipynb #d41b6baa
+def save_network(
+    path,                        # .safetensors file to write
+    network,                     # a module with `.config`, a dataclass, and `.meta`, a dictionary
+    kind: str,                   # generator, encoder ...
+    meta: dict | None = None,    # more about where it comes from
+    dtype=torch.float32,         # of matrices and kernels; torch.float16 halves the file
+) -> Path:                       # the file
+    "Write a network: weights as safetensors; kind, configuration and `meta` as JSON inside."
+    smaller = lambda t: t.to(dtype) if t.is_floating_point() and t.dim() > 1 else t
+    tensors = {name: smaller(t.detach().cpu()) for name, t in network.state_dict().items()}
+    return save_tensors(path, tensors, {**network.meta, **(meta or {}), "kind": kind, "config": asdict(network.config)})
+
+def load_network(
+    path,             # a file, or a name in the weight registry
+    kind: str,        # as it was saved
+    build,            # configuration as a dictionary -> a network with random weights
+    device="cpu",     # where to put it
+    word: str = "",   # what the user calls it, where that is not the kind
+):                    # the network in evaluation mode, float32, `.meta` filled
+    "Read what `save_network` wrote."
+    path = weights_path(path) if path in WEIGHTS else path
+    tensors, meta = load_tensors(path)
+    if meta.get("kind") != kind: raise InputError(f"{path} holds no {word or kind}; train or import one first.")
+    network = build(meta["config"])
+    network.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
+    network.meta = meta
+    return network.to(pick_device(device)).eval()

@@ -1,4 +1,5 @@
-"""Small networks with random weights, as files: for tests of everything that loads the shipped weights, where only the working counts."""
+"""Small networks with random weights, as files: for tests of everything that loads the shipped weights, where
+only the working counts."""
 import torch
 
 from deeplandscape.files import save_tensors

@@ -36,7 +36,8 @@ def test_the_transcription_is_the_same_function(nets):
         for a, b in zip(*found, strict=True): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
         image = found[0][0].detach()
         for D, x in zip(discriminators, (image, torch.stack([image, image.flip(0)], dim=1))):
-            torch.testing.assert_close(benchmark.plain(D)(x, level, alpha), benchmark.ours(D)(x, level, alpha), rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(benchmark.plain(D)(x, level, alpha),
+                                       benchmark.ours(D)(x, level, alpha), rtol=1e-3, atol=1e-3)
 
 
 def test_the_transcription_leaves_the_original_alone(nets):
@@ -54,7 +55,8 @@ def test_steps_do_the_same(nets):
         pair = form(G), form(D)
         benchmark.training_step(*pair, latents, real)(True)
         after.append([p.detach().contiguous() for net in pair for p in net.parameters()])
-    moved = [((a - b).abs() < 2e-4).float().mean().item() for a, b in zip(*after)]       # Adam's first step is a sign
+    # Adam's first step is a sign
+    moved = [((a - b).abs() < 2e-4).float().mean().item() for a, b in zip(*after)]
     assert min(moved) > 0.8 and sum(moved) / len(moved) > 0.97
 
 
@@ -68,7 +70,8 @@ def test_work_is_counted_with_gradients():
 
 def test_turns_are_taken():
     order = []
-    times = benchmark.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2, warm=1)
+    times = benchmark.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2,
+                                  warm=1)
     assert order == ["a", "b"] * 3 and set(times) == {"a", "b"}
 
 
@@ -84,7 +87,8 @@ def test_goals():
 
 
 def test_inversions_do_the_same_and_ours_does_less(nets):
-    "The released program's loop and ours make the same iteration; gradients for G and features again are work."
+    """The released program's loop and ours make the same iteration; gradients for G and features again are
+    work."""
     class Pixels:
         name = "pixels"
         def features(self, x): return F.conv2d(x, torch.ones(4, 3, 3, 3) / 27, padding=1)
@@ -93,7 +97,8 @@ def test_inversions_do_the_same_and_ours_does_less(nets):
     states = [benchmark.inversion_step(G, photo, Pixels(), slow, slow) for slow in (True, False)]
     for _ in range(3): a, b = (step() for step in states)
     torch.testing.assert_close(a.W, b.W, rtol=1e-3, atol=1e-3)
-    for x, y in zip(a.S_st + a.S_dyn, b.S_st + b.S_dyn): torch.testing.assert_close(x, y, rtol=1e-2, atol=1e-2)
+    for x, y in zip(a.S_st + a.S_dyn, b.S_st + b.S_dyn):
+        torch.testing.assert_close(x, y, rtol=1e-2, atol=1e-2)
     table = benchmark.inversion_speed(TINY, batch=2, repeats=1, perceptual=Pixels())
     assert (table.GFLOP.diff()[1:3] < 0).all() and len(table) == 4
 
@@ -101,13 +106,15 @@ def test_inversions_do_the_same_and_ours_does_less(nets):
 @pytest.mark.slow
 def test_command(tmp_path):
     out = tmp_path / "bench.json"
-    options = ["--width", "small", "--forward-pixels", "16", "--step-pixels", "8", "--repeats", "1", "--device", "cpu"]
+    options = ["--width", "small", "--forward-pixels", "16", "--step-pixels", "8", "--repeats", "1",
+               "--device", "cpu"]
     threads = torch.get_num_threads()
     try: result = CliRunner().invoke(app, ["bench", *options, "--out", str(out)])
     finally: torch.set_num_threads(threads)
     assert result.exit_code == 0, result.output
     saved = json.loads(out.read_text())
-    assert saved["about"]["width"] == "small" and len(saved["tables"]["goals"]["rows"]) == len(benchmark.GOALS)
+    assert (saved["about"]["width"] == "small"
+            and len(saved["tables"]["goals"]["rows"]) == len(benchmark.GOALS))
     assert saved["tables"]["forward"]["difference"] < 1e-3
 
 

@@ -1,4 +1,5 @@
-"""Figures 7 and 9: a perfect system wins everything, a damaged one nothing; stopped and started again gives the same; standard networks get their names."""
+"""Figures 7 and 9: a perfect system wins everything, a damaged one nothing; stopped and started again gives
+the same; standard networks get their names."""
 import math
 
 import pandas as pd
@@ -9,11 +10,12 @@ from deeplandscape.experiments import comparison
 from deeplandscape.report.claims import claim_verdicts
 from deeplandscape.experiments.comparison import (
     against_real, comparison_table, folder_clips, Judges, measure_clips, measured_curves, pick_judges,
-    pixels_moved, RealClip, scene_clips, set_distance, Take)
+    RealClip, scene_clips, set_distance, Take)
 from deeplandscape.core import InputError
 from deeplandscape.media import from_uint8, to_uint8, write_video
 from deeplandscape.metrics.extractors import Extractor
 from deeplandscape.metrics.distances import compare_sets
+from deeplandscape.video.controls import CONTROLS
 from deeplandscape.video.motion import Homography
 from deeplandscape.report.figures import curves_of, measured
 from deeplandscape.report.results import save_result
@@ -33,7 +35,8 @@ def noisy(frames, strength):
 def fake_takes(clip, **options):
     "What nobody inverted: the truth itself, the truth with noise that grows, and the first frame."
     growing = torch.stack([noisy(frame, 0.1 * n) for n, frame in enumerate(clip.frames)])
-    takes = {"real clips": clip.frames, "Ours (EOIF)": clip.frames, "Ours (EOIFS)": growing, "control: pixels moved": noisy(clip.frames, 0.3)}
+    takes = {"real clips": clip.frames, "Ours (EOIF)": clip.frames, "Ours (EOIFS)": growing,
+             "control: pixels moved": noisy(clip.frames, 0.3)}
     return {name: Take(frames[None], ()) for name, frames in takes.items()}, clip.masks
 
 
@@ -44,26 +47,35 @@ def fake(monkeypatch): monkeypatch.setattr(comparison, "all_takes", fake_takes)
 def test_a_perfect_system_wins_everything(clips, fake, tmp_path):
     judges = pick_judges()
     rows = measure_clips(clips, EVERY, judges)
-    table = comparison_table(measured_curves(rows, judges, EVERY, resamples=2), against_real(rows, judges, resamples=2))
+    table = comparison_table(measured_curves(rows, judges, EVERY, resamples=2),
+                             against_real(rows, judges, resamples=2))
     at = table.set_index(["method", "metric", "frame"]).value
-    for metric, best in (("SSIM", 1), ("SSIM of the static part", 1), (judges.names["LPIPS"], 0), (judges.names["FID"], 0), (judges.names["FVD"], 0)):
+    for metric, best in (("SSIM", 1), ("SSIM of the static part", 1), (judges.names["LPIPS"], 0),
+                         (judges.names["FID"], 0), (judges.names["FVD"], 0)):
         assert at["Ours (EOIF)", metric, ""] == pytest.approx(best, abs=1e-5)
         assert abs(at["Ours (EOIFS)", metric, ""] - best) > 1e-3
     line = lambda method, metric: at[method].loc[metric].sort_index()
-    assert line("Ours (EOIFS)", "static SSIM").is_monotonic_decreasing and line("Ours (EOIFS)", "static SSIM").iloc[-1] < 0.95
+    assert (line("Ours (EOIFS)", "static SSIM").is_monotonic_decreasing
+            and line("Ours (EOIFS)", "static SSIM").iloc[-1] < 0.95)
     assert line("Ours (EOIF)", "static SSIM").equals(line("real clips", "static SSIM"))
     # as a result file: tables without points of curves, curves without tables; the claim about decay follows
     save_result("a8_baselines", "cpu", table=table, output=tmp_path)
-    assert set(measured("a8_baselines", tmp_path).metric) == {*table[table.frame == ""].dropna(subset="value").metric} and curves_of("a8_baselines", tmp_path).frame.max() == 40
+    assert (set(measured("a8_baselines", tmp_path).metric)
+            == {*table[table.frame == ""].dropna(subset="value").metric}
+            and curves_of("a8_baselines", tmp_path).frame.max() == 40)
     says = {v.claim.id: v.says for v in claim_verdicts(tmp_path)}
-    assert says["slower_decay"] in ("reproduced", "partly", "not reproduced") and says["statics_stay"] in ("partly", "not reproduced")
+    assert (says["slower_decay"] in ("reproduced", "partly", "not reproduced")
+            and says["statics_stay"] in ("partly", "not reproduced"))
 
 
 def test_the_order_of_clips_does_not_matter(clips, fake):
     judges = pick_judges()
-    one, other = (against_real(measure_clips(order, EVERY, judges), judges, resamples=0) for order in (clips, clips[::-1]))
+    one, other = (against_real(measure_clips(order, EVERY, judges), judges, resamples=0)
+                  for order in (clips, clips[::-1]))
     for (system, condition, m), (*same, n) in zip(one, other):
-        assert same == [system, condition] and (m.value == pytest.approx(n.value, rel=1e-6, abs=1e-8) or (math.isnan(m.value) and math.isnan(n.value)))
+        assert (same == [system, condition]
+                and (m.value == pytest.approx(n.value, rel=1e-6, abs=1e-8)
+                     or (math.isnan(m.value) and math.isnan(n.value))))
 
 
 def test_stopped_in_the_middle(clips, monkeypatch, tmp_path):
@@ -80,7 +92,8 @@ def test_stopped_in_the_middle(clips, monkeypatch, tmp_path):
     resumed = measure_clips(clips, EVERY, judges, tmp_path, "a")
     assert seen == [clip.name for clip in clips]
     whole = measure_clips(clips, EVERY, judges)
-    assert all(torch.equal(a[s][k].nan_to_num(-7), b[s][k].nan_to_num(-7)) for a, b in zip(resumed, whole) for s in b for k in b[s])
+    assert all(torch.equal(a[s][k].nan_to_num(-7), b[s][k].nan_to_num(-7)) for a, b in zip(resumed, whole)
+               for s in b for k in b[s])
     seen.clear()
     measure_clips(clips[:1], EVERY, judges, tmp_path, "another experiment")
     assert seen == [clips[0].name]
@@ -88,11 +101,13 @@ def test_stopped_in_the_middle(clips, monkeypatch, tmp_path):
 
 def test_one_direction_and_frame_is_the_ordinary_distance():
     x, y = torch.randn(2, 30, 5, generator=torch.Generator().manual_seed(0)).double()
-    assert set_distance(x[:, None], y[:, None, None], "d", 0).value == pytest.approx(compare_sets(x, y, by=Extractor("random", None, "", ""), resamples=0).value)
+    assert (set_distance(x[:, None], y[:, None, None], "d", 0).value
+            == pytest.approx(compare_sets(x, y, by=Extractor("random", None, "", ""), resamples=0).value))
 
 
 def test_published_networks_get_their_names_and_quirks(clips, fake):
-    "Stand-ins called as the published ones; LPIPS gets [0, 1] as the released program feeds it, and the curves do not."
+    """Stand-ins called as the published ones; LPIPS gets [0, 1] as the released program feeds it, and the
+    curves do not."""
     seen = []
 
     class Net(torch.nn.Module):
@@ -106,7 +121,8 @@ def test_published_networks_get_their_names_and_quirks(clips, fake):
     flat = lambda clip: clip.double().mean((2, 3, 4)) if clip.ndim == 5 else clip.double().mean((2, 3))
     named = lambda name, compute: Extractor(name, compute, "none", "-1..1", "a" * 64, True)
     i3d = lambda batch: flat(batch).mean(1, keepdim=True)
-    raft = Extractor("raft", lambda a, b: torch.zeros(len(a), 2, *a.shape[-2:]), "none", "-1..1", "a" * 64, True)
+    raft = Extractor("raft", lambda a, b: torch.zeros(len(a), 2, *a.shape[-2:]), "none", "-1..1", "a" * 64,
+                     True)
     judges = Judges(named("lpips", Net()), named("inception", flat), named("i3d", i3d), raft)
     assert judges.names == {"LPIPS": "LPIPS", "FID": "FID", "FVD": "FVD"}
     many = [RealClip(c.name, c.kind, c.frames.repeat(4, 1, 1, 1), c.masks, True) for c in clips]
@@ -114,15 +130,17 @@ def test_published_networks_get_their_names_and_quirks(clips, fake):
     assert min(seen) < -0.5 and any(v >= 0 for v in seen)
     found = {m.protocol["metric"]: m.protocol for _, _, m in against_real(rows, judges, resamples=0)}
     assert found["motion, half-widths a frame x 10^-3"]["flow"] == "raft"
-    assert found["LPIPS"]["paper_comparable"] and found["LPIPS"]["preset"] == "released" and {"FID", "FVD", "SSIM"} <= set(found)
+    assert (found["LPIPS"]["paper_comparable"] and found["LPIPS"]["preset"] == "released"
+            and {"FID", "FVD", "SSIM"} <= set(found))
 
 
 def test_a_sky_without_land_and_a_land_without_sky():
-    photo, wind = torch.rand(1, 3, 24, 24), Homography.clock("3h", 1.0)
-    moved = pixels_moved(photo, torch.zeros(1, 1, 24, 24), wind, torch.tensor([0.0, 30.0]))
-    torch.testing.assert_close(moved[:1], photo, atol=1e-5, rtol=0)
-    assert (moved[1] - photo[0]).abs().mean() > 0.05
-    assert torch.equal(pixels_moved(photo, torch.ones(1, 1, 24, 24), wind, torch.tensor([30.0])), photo)
+    photo, breeze = torch.rand(1, 3, 24, 24), Homography.clock("3h", 1.0)
+    for control in CONTROLS.values():
+        moved = control(photo, torch.zeros(1, 1, 24, 24), breeze, torch.tensor([0.0, 30.0]))
+        torch.testing.assert_close(moved[:1], photo, atol=1e-5, rtol=0)
+        assert (moved[1] - photo[0]).abs().mean() > 0.05
+        assert torch.equal(control(photo, torch.ones(1, 1, 24, 24), breeze, torch.tensor([30.0])), photo)
 
 
 def test_folders_that_cannot_be_compared(tmp_path, clips):
@@ -135,5 +153,7 @@ def test_folders_that_cannot_be_compared(tmp_path, clips):
 
 
 def test_a_result_without_curves_has_none(tmp_path):
-    save_result("a5_invert", "cpu", table=pd.DataFrame({"method": ["EO"], "condition": "", "metric": "SSIM", "value": [0.9]}), output=tmp_path)
-    assert curves_of("a5_invert", tmp_path).empty and list(measured("a5_invert", tmp_path).columns) == ["method", "condition", "metric", "value"]
+    save_result("a5_invert", "cpu", table=pd.DataFrame(
+        {"method": ["EO"], "condition": "", "metric": "SSIM", "value": [0.9]}), output=tmp_path)
+    assert (curves_of("a5_invert", tmp_path).empty
+            and list(measured("a5_invert", tmp_path).columns) == ["method", "condition", "metric", "value"])

@@ -1,4 +1,5 @@
-"""Data: batches are pure functions of the generator, pairs are what they say, bad files are listed, killed work goes on."""
+"""Data: batches are pure functions of the generator, pairs are what they say, bad files are listed, killed
+work goes on."""
 import errno
 import json
 import os
@@ -19,7 +20,8 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from deeplandscape import media
-from deeplandscape.data import batches, sources as sources_module, store as store_module, prepare as prepare_module
+from deeplandscape.data import batches, prepare as prepare_module
+from deeplandscape.data import sources as sources_module, store as store_module
 from deeplandscape.core import InputError
 from deeplandscape.data.store import Store
 from deeplandscape.data.batches import crop_pair_batch, pair_batch, still_batch
@@ -64,7 +66,8 @@ def material(tmp_path_factory):
 @pytest.fixture(scope="module")
 def store(material, tmp_path_factory):
     clips = [material / "series", material / "film.mp4", material / "broken.mp4", material / "still.mp4"]
-    return prepare_store(tmp_path_factory.mktemp("store"), material / "photos", clips, scenes=5, resolutions=LEVELS, workers=2)
+    return prepare_store(tmp_path_factory.mktemp("store"), material / "photos", clips, scenes=5,
+                         resolutions=LEVELS, workers=2)
 
 
 def generator(seed):
@@ -107,8 +110,10 @@ def test_pairs_are_two_frames_of_one_clip_in_the_same_crop(material, tmp_path):
         (r0, r1), (g0, g1) = pair[:, 0].mean((1, 2)), pair[:, 1].mean((1, 2))
         assert r0 == r1 and abs(g0 - g1) > 15, "one clip, distinct frames"
         assert torch.equal(pair[0, 2], pair[1, 2]), "same crop, same flip"
-        seen.add((round((r0.item() - 20) / 40), *sorted((round((g0.item() - 10) / 20), round((g1.item() - 10) / 20)))))
-    assert {c for c, _, _ in seen} == {0, 1, 2} and {b - a for _, a, b in seen} >= set(range(1, 12)), "any distance"
+        seen.add((round((r0.item() - 20) / 40),
+                  *sorted((round((g0.item() - 10) / 20), round((g1.item() - 10) / 20)))))
+    assert ({c for c, _, _ in seen} == {0, 1, 2}
+            and {b - a for _, a, b in seen} >= set(range(1, 12))), "any distance"
 
 
 def test_flips_and_crops_vary(store):
@@ -137,7 +142,8 @@ def test_crop_pairs_are_one_frame_a_quarter_apart(material, tmp_path):
     assert narrow > 50
 
 
-@given(st.integers(8, 300), st.integers(8, 300), st.lists(st.floats(0, 1, exclude_max=True), min_size=10, max_size=10))
+@given(st.integers(8, 300), st.integers(8, 300),
+       st.lists(st.floats(0, 1, exclude_max=True), min_size=10, max_size=10))
 def test_windows_lie_inside_and_apart(h, w, u):
     resolution = min(h, w)
     side, (a, b) = batches._windows(h, w, resolution, u)
@@ -177,7 +183,8 @@ def test_levels_keep_the_aspect_and_nothing_is_enlarged(store):
     assert table.size[16][names["photos/0.png"]].tolist() == [16, 24]
     assert table.size[16][names["photos/deeper/1.png"]].tolist() == [24, 16]
     assert table.size[16][names["photos/deeper/3.png"]].tolist() == [16, 32], "a panorama is cut to 2 : 1"
-    assert names["photos/4.png"] not in table.there(32) and names["photos/4.png"] in table.there(16), "20 px is not 32"
+    assert (names["photos/4.png"] not in table.there(32)
+            and names["photos/4.png"] in table.there(16)), "20 px is not 32"
     for r in LEVELS:
         for k in table.there(r):
             assert min(table.read(r, k).shape[:2]) == r
@@ -207,7 +214,8 @@ class Stop(Exception):
 @pytest.mark.parametrize("kind, after", [("photos", 1), ("clips", 2), ("scenes", 1)])
 def test_killed_work_goes_on_and_gives_the_same_bytes(material, store, tmp_path, monkeypatch, kind, after):
     clips = [material / "series", material / "film.mp4", material / "broken.mp4", material / "still.mp4"]
-    prepare = lambda: prepare_store(tmp_path / "s", material / "photos", clips, scenes=20, resolutions=LEVELS, workers=2)
+    prepare = lambda: prepare_store(tmp_path / "s", material / "photos", clips, scenes=20, resolutions=LEVELS,
+                                    workers=2)
     commit, count = store_module._Shelf.commit, [0]
 
     def stop(shelf):
@@ -219,7 +227,8 @@ def test_killed_work_goes_on_and_gives_the_same_bytes(material, store, tmp_path,
             count[0] += 1
         commit(shelf)
 
-    monkeypatch.setattr(prepare_module, "_chunks", lambda items, size, chunks=prepare_module._chunks: chunks(items, min(size, 16)))
+    monkeypatch.setattr(prepare_module, "_chunks",
+                        lambda items, size, chunks=prepare_module._chunks: chunks(items, min(size, 16)))
     monkeypatch.setattr(store_module._Shelf, "commit", stop)
     with pytest.raises(Stop):
         prepare()
@@ -228,7 +237,8 @@ def test_killed_work_goes_on_and_gives_the_same_bytes(material, store, tmp_path,
     monkeypatch.setattr(store_module._Shelf, "commit", commit)
     (tmp_path / "s" / f"{kind}.jsonl").open("a").write('{"name": "half a li')
     prepare()
-    whole = prepare_store(tmp_path / "w", material / "photos", clips, scenes=20, resolutions=LEVELS, workers=1)
+    whole = prepare_store(tmp_path / "w", material / "photos", clips, scenes=20, resolutions=LEVELS,
+                          workers=1)
     for file in whole.path.iterdir():
         assert file.read_bytes() == (tmp_path / "s" / file.name).read_bytes(), file.name
 
@@ -244,7 +254,8 @@ def test_more_photographs_are_added(material, tmp_path):
 
 def test_a_moving_camera_is_left_out(tmp_path):
     rng = np.random.default_rng(0)
-    wide = Image.fromarray(rng.integers(0, 255, (24, 80, 3), dtype=np.uint8)).resize((800, 240), Image.Resampling.NEAREST)
+    wide = Image.fromarray(rng.integers(0, 255, (24, 80, 3),
+                                        dtype=np.uint8)).resize((800, 240), Image.Resampling.NEAREST)
     for name, step in (("pan", 20), ("fixed", 0)):
         (tmp_path / "c" / name).mkdir(parents=True)
         for k in range(16):
@@ -261,7 +272,8 @@ def test_a_moving_camera_is_left_out(tmp_path):
 def test_long_films_are_thinned(material, tmp_path):
     store = prepare_store(tmp_path / "s", clips=material / "series", resolutions=(8,), max_frames=5)
     assert all(2 <= c["frames"] <= 5 for c in store.clips)
-    first, last = (store.tables["clips"].read(8, 0, f)[..., 1].mean() for f in (0, store.clips[0]["frames"] - 1))
+    first, last = (store.tables["clips"].read(8, 0, f)[..., 1].mean()
+                   for f in (0, store.clips[0]["frames"] - 1))
     assert last - first > 100, "spread over the whole clip"
 
 
@@ -313,11 +325,13 @@ def test_a_full_disk_is_told_and_survived(material, tmp_path, monkeypatch):
         prepare_store(tmp_path / "s", material / "photos", resolutions=LEVELS)
     monkeypatch.setattr(os, "fsync", fsync)
     store = prepare_store(tmp_path / "s", material / "photos", resolutions=LEVELS)
-    assert store.info["photos"] == 60 and json.loads((tmp_path / "s" / "store.json").read_text())["photos"] == 60
+    assert (store.info["photos"] == 60
+            and json.loads((tmp_path / "s" / "store.json").read_text())["photos"] == 60)
 
 
 PREPARE = ("import sys; from deeplandscape.data.prepare import prepare_store; "
-           "prepare_store(sys.argv[1], photos=sys.argv[2], clips=sys.argv[3], scenes=12, resolutions=(8, 16, 32), workers=2)")
+           "prepare_store(sys.argv[1], photos=sys.argv[2], clips=sys.argv[3], scenes=12, resolutions=(8, "
+           "16, 32), workers=2)")
 
 
 def in_a_process(program, *arguments, before=()):
@@ -332,7 +346,8 @@ def test_kill_9_at_any_moment_leaves_no_trace(material, tmp_path):
         coded(k % 6, k % 12).save(tmp_path / "p" / f"{k}.png")
     shutil.copytree(material / "series", tmp_path / "c")
     program = (PREPARE, tmp_path / "s", tmp_path / "p", tmp_path / "c")
-    for name, enough in (("photos_32.u8", 400_000), ("scenes_8.u8", 1)):  # in the middle of the photographs, among the scenes
+    # in the middle of the photographs, among the scenes
+    for name, enough in (("photos_32.u8", 400_000), ("scenes_8.u8", 1)):
         running, file = in_a_process(*program), tmp_path / "s" / name
         while running.poll() is None and not (file.exists() and file.stat().st_size >= enough):
             time.sleep(0.001)
@@ -352,7 +367,8 @@ def test_a_disk_that_is_really_full(tmp_path):
     disk.mkdir(), photos.mkdir()
     for k in range(300):
         coded(k % 6, k % 12).save(photos / f"{k}.png")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(disk)],
+                      capture_output=True).returncode:
         pytest.skip("no right to mount a small disk")
     try:
         with pytest.raises(InputError, match="disk is full"):
@@ -397,7 +413,8 @@ def test_two_folders_of_the_same_name(tmp_path):
     assert one.info["photos"] == 10 and prepare_store(one.path, b, resolutions=(8,)).info["photos"] == 20
     assert prepare_store(one.path, [b, a], resolutions=(8,)).info["photos"] == 20
     shutil.move(tmp_path / "a", tmp_path / "moved")
-    assert prepare_store(one.path, tmp_path / "moved/photos", resolutions=(8,)).info["photos"] == 20, "the folder only moved"
+    assert (prepare_store(one.path, tmp_path / "moved/photos", resolutions=(8,)).info["photos"]
+            == 20), "the folder only moved"
 
 
 def test_clips_deep_in_folders_keep_their_names(material, tmp_path):
@@ -421,8 +438,10 @@ def test_links_in_a_circle_end(material, tmp_path):
 def test_stores_of_other_versions(store, tmp_path, version, advice):
     shutil.copytree(store.path, tmp_path / "s")
     for name in ("store.json", "photos.jsonl"):
-        first, *rest = (tmp_path / "s" / name).read_text().split("\n") if name != "store.json" else [(tmp_path / "s" / name).read_text()]
-        changed = {k: v for k, v in json.loads(first).items() if k != "version"} | ({} if version is None else dict(version=version))
+        first, *rest = ((tmp_path / "s" / name).read_text().split("\n") if name != "store.json"
+                        else [(tmp_path / "s" / name).read_text()])
+        changed = ({k: v for k, v in json.loads(first).items() if k != "version"}
+                   | ({} if version is None else dict(version=version)))
         (tmp_path / "s" / name).write_text("\n".join([json.dumps(changed), *rest]))
         with pytest.raises(InputError, match=f"made by an? {advice} deeplandscape"):
             Store(tmp_path / "s")
@@ -443,7 +462,8 @@ def test_damaged_photographs_of_every_kind(tmp_path):
     (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
     (folder / "folder.jpg").mkdir()
     store = prepare_store(tmp_path / "s", folder, resolutions=(8,))
-    assert sorted(i["name"] for i in store.tables["photos"].items) == [f"p/{n}" for n in ("good.jpg", "good.png", "good.webp", "moving.webp")]
+    assert (sorted(i["name"] for i in store.tables["photos"].items)
+            == [f"p/{n}" for n in ("good.jpg", "good.png", "good.webp", "moving.webp")])
     assert sorted(s["name"] for s in store.skipped) == sorted(
         ["p/phone.heic"] + [f"p/{n}.{s}" for n in ("cut", "empty") for s in ("jpg", "png", "webp")])
     shutil.copy(folder / "good.jpg", folder / "cut.jpg")  # mended
@@ -455,7 +475,8 @@ def test_damaged_photographs_of_every_kind(tmp_path):
 
 
 def test_what_may_not_be_read_is_left_out_until_it_may(tmp_path):
-    obey = [] if os.geteuid() else ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]  # the administrator may read all
+    # the administrator may read all
+    obey = [] if os.geteuid() else ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
     if obey and (not shutil.which("setpriv") or subprocess.run([*obey, "true"]).returncode):
         pytest.skip("needs an ordinary user, or the right to become one")
     with tempfile.TemporaryDirectory() as top:
@@ -470,7 +491,8 @@ def test_what_may_not_be_read_is_left_out_until_it_may(tmp_path):
         running = in_a_process(*program, before=obey)
         assert running.wait() == 0, running.stdout.read()
         why = {s["name"]: s["why"] for s in json.loads(Path(top, "s", "store.json").read_text())["skipped"]}
-        assert set(why) == {"p/closed/", "p/open/0.png", "c/closed/"} and "permission denied" in why["p/closed/"]
+        assert (set(why) == {"p/closed/", "p/open/0.png", "c/closed/"}
+                and "permission denied" in why["p/closed/"])
         for place in ("p/closed", "c/closed", "p/open/0.png"):
             os.chmod(Path(top) / place, 0o755)
         running = in_a_process(*program, before=obey)
@@ -485,9 +507,11 @@ def test_videos_of_every_kind(tmp_path):
     frames = torch.stack([torch.from_numpy(np.array(coded(3, f, 48, 80))).permute(2, 0, 1) for f in range(6)])
     media.write_video(frames, films / "plain.mp4", fps=6)
     ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error"]
-    subprocess.run([*ffmpeg, "-display_rotation", "90", "-i", films / "plain.mp4", "-c", "copy", films / "upright.mp4"], check=True)
+    subprocess.run([*ffmpeg, "-display_rotation", "90", "-i", films / "plain.mp4", "-c", "copy",
+                    films / "upright.mp4"], check=True)
     source = ["-f", "lavfi", "-i", "testsrc=size=81x47:rate=5:duration=1"]
-    subprocess.run([*ffmpeg, *source, "-pix_fmt", "yuv444p", "-c:v", "libx264", films / "odd.mp4"], check=True)
+    subprocess.run([*ffmpeg, *source, "-pix_fmt", "yuv444p", "-c:v", "libx264", films / "odd.mp4"],
+                   check=True)
     subprocess.run([*ffmpeg, *source, "-c:v", "libvpx-vp9", films / "odd.webm"], check=True)
     still = [coded(2, f, 40, 50) for f in range(5)]
     for suffix in ("gif", "webp"):
@@ -497,7 +521,8 @@ def test_videos_of_every_kind(tmp_path):
     size = {c["name"].split("/")[1]: c["size"] for c in store.clips}
     assert size == {"plain.mp4": [48, 80], "upright.mp4": [80, 48], "odd.mp4": [47, 81], "odd.webm": [47, 81],
                     "moving.gif": [40, 50], "moving.webp": [40, 50]}
-    assert len(store.tables["clips"].there(32)) == 6 and not len(store.tables["clips"].there(64)), "nothing is enlarged"
+    assert (len(store.tables["clips"].there(32)) == 6
+            and not len(store.tables["clips"].there(64))), "nothing is enlarged"
 
 
 def test_frames_of_differing_sizes(tmp_path):
@@ -505,7 +530,8 @@ def test_frames_of_differing_sizes(tmp_path):
         (tmp_path / "c" / "mixed").mkdir(parents=True, exist_ok=True)
         coded(1, k, *((40, 60) if k != 3 else (60, 40))).save(tmp_path / "c" / "mixed" / f"{k}.png")
     store = prepare_store(tmp_path / "s", clips=tmp_path / "c", resolutions=(8,))
-    assert store.clips[0]["frames"] == 7 and store.skipped == [dict(name="c/mixed/3.png", why="a frame of another size")]
+    assert (store.clips[0]["frames"] == 7
+            and store.skipped == [dict(name="c/mixed/3.png", why="a frame of another size")])
 
 
 def test_raw_folders_are_prepared_once_and_checked(material, store, tmp_path):
@@ -527,28 +553,33 @@ def test_raw_folders_are_prepared_once_and_checked(material, store, tmp_path):
     os.remove(first.path / "store.json")
     with pytest.raises(InputError, match="no finished store"):
         batches.ensure_store(first.path, "photos", tmp_path / "store", LEVELS)
-    assert batches.ensure_store(material / "photos", "photos", tmp_path / "store", LEVELS).path == first.path, "an interrupted one is finished"
+    assert (batches.ensure_store(material / "photos", "photos", tmp_path / "store", LEVELS).path
+            == first.path), "an interrupted one is finished"
 
 
 def test_several_processes_prepare_one_store(material, tmp_path):
-    running = [in_a_process(PREPARE, tmp_path / "s", material / "photos", material / "series") for _ in range(2)]
+    running = [in_a_process(PREPARE, tmp_path / "s", material / "photos", material / "series")
+               for _ in range(2)]
     output = [(process.wait(), process.stdout.read()) for process in running]
     assert [code for code, _ in output] == [0, 0], output
-    whole = prepare_store(tmp_path / "w", material / "photos", material / "series", scenes=12, resolutions=LEVELS)
+    whole = prepare_store(tmp_path / "w", material / "photos", material / "series", scenes=12,
+                          resolutions=LEVELS)
     assert all((tmp_path / "s" / f.name).read_bytes() == f.read_bytes() for f in whole.path.iterdir())
 
 
 def test_a_training_from_a_folder_that_nobody_prepared(material, tmp_path):
     from typer.testing import CliRunner
     from deeplandscape.cli import app
-    tiny = ["generator.resolution=16", "generator.channels=(8,8,8)", "generator.z_dim=16", "generator.w_dim=16", "generator.mapping_layers=2",
+    tiny = ["generator.resolution=16", "generator.channels=(8,8,8)", "generator.z_dim=16",
+            "generator.w_dim=16", "generator.mapping_layers=2",
             "fade_images=((8,8),)", "stable_images=((8,8),)", "batch=((4,4),)", "total_batches=None"]
     settings = [word for text in tiny for word in ("--set", text)]
     raw = ["--photos", f"{material / 'photos'}:2", "--clips", str(material / "series")]
     done = CliRunner().invoke(app, ["train", "-o", str(tmp_path / "out"), *raw, *settings])
     assert done.exit_code == 0, done.output + repr(done.exception)
     assert "60 photos" in done.output and "left out: photos/cut.jpg" in done.output
-    assert (tmp_path / "out" / "generator.safetensors").exists() and len(list((tmp_path / "out" / "store").iterdir())) == 2
+    assert ((tmp_path / "out" / "generator.safetensors").exists()
+            and len(list((tmp_path / "out" / "store").iterdir())) == 2)
     assert not (tmp_path / "out" / "scenes").exists(), "nothing is rendered where there are clips"
     done = CliRunner().invoke(app, ["train", "-o", str(tmp_path / "big"), *raw])
     assert isinstance(done.exception, InputError) and "train at a lower resolution" in str(done.exception)

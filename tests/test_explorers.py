@@ -1,4 +1,5 @@
-"""The explorers without a page: each notebook of nbs/apps runs in a kernel of its own, and the controls do what they say."""
+"""The explorers without a page: each notebook of nbs/apps runs in a kernel of its own, and the controls do
+what they say."""
 import json
 import threading
 import time
@@ -23,9 +24,12 @@ from small_models import CONFIG, small_generator, write_weights
 
 APPS = Path(__file__).resolve().parents[1] / "nbs" / "apps"
 EXPECTED = {"scene": {"ImageModel": 1, "FloatSliderModel": 4, "BoundedIntTextModel": 2, "ButtonModel": 11},
-            "motion": {"ImageModel": 4, "FloatSliderModel": 2, "ButtonModel": 13, "PlayModel": 1, "LinkModel": 1},
-            "inversion": {"ImageModel": 3, "FileUploadModel": 1, "ToggleButtonModel": 7, "FloatSliderModel": 1, "ButtonModel": 1},
-            "photo": {"ImageModel": 1, "FileUploadModel": 1, "DropdownModel": 5, "FloatSliderModel": 3, "ButtonModel": 1, "CheckboxModel": 1}}
+            "motion": {"ImageModel": 4, "FloatSliderModel": 2, "ButtonModel": 13, "PlayModel": 1,
+                       "LinkModel": 1},
+            "inversion": {"ImageModel": 3, "FileUploadModel": 1, "ToggleButtonModel": 7,
+                          "FloatSliderModel": 1, "ButtonModel": 1},
+            "photo": {"ImageModel": 1, "FileUploadModel": 1, "DropdownModel": 5, "FloatSliderModel": 3,
+                      "ButtonModel": 1, "CheckboxModel": 1}}
 
 
 def has_weights():
@@ -36,7 +40,8 @@ def has_weights():
 def run(name):
     "The notebook of that name, executed, and how many widgets of each kind its page has."
     notebook = nbformat.read(APPS / f"{name}.ipynb", 4)
-    NotebookClient(notebook, timeout=300, store_widget_state=True, kernel_name="python3", resources={"metadata": {"path": str(APPS)}}).execute()
+    NotebookClient(notebook, timeout=300, store_widget_state=True, kernel_name="python3",
+                   resources={"metadata": {"path": str(APPS)}}).execute()
     state = notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
     names = [model["model_name"] for model in state.values()]
     return notebook, {name: names.count(name) for name in set(names)}
@@ -72,7 +77,9 @@ def test_app_runs_with_the_shipped_networks(name, monkeypatch):
     assert run(name)[1]["ImageModel"] == EXPECTED[name]["ImageModel"]
 
 
-@pytest.mark.parametrize("control, value", [("z_dyn_1", 2.0), ("z_dyn_2", -3.0), ("z_dyn_3", 0.25), ("seed", 5), ("clouds", 5), ("psi", 1.0)])
+@pytest.mark.parametrize("control, value",
+                         [("z_dyn_1", 2.0), ("z_dyn_2", -3.0), ("z_dyn_3", 0.25), ("seed", 5), ("clouds", 5),
+                          ("psi", 1.0)])
 def test_scene_controls_change_the_picture(G, control, value):
     explorer = SceneExplorer(G, seed=1)
     before = explorer.images[0].value
@@ -96,7 +103,8 @@ def test_captions_follow_the_picture(G):
 def test_motion_starts_where_the_scene_is(G):
     "At time 0 every direction shows the same picture; later, every direction another."
     explorer = MotionExplorer(G, frames=30)
-    at = lambda time: {explorer.set(direction=hour, time=time) or explorer.images[0].value for hour in ("3h", "9h", "12h")}
+    at = lambda time: {explorer.set(direction=hour, time=time) or explorer.images[0].value
+                       for hour in ("3h", "9h", "12h")}
     assert len(at(0)) == 1 and len(at(25)) == 3
 
 
@@ -121,7 +129,8 @@ def test_one_job_at_a_time():
 
 
 STILL = lambda images: torch.cat([torch.ones_like(images[:, :1]), torch.zeros_like(images[:, :2])], 1)
-SKY = lambda images: torch.cat([torch.zeros_like(images[:, :1]), torch.ones_like(images[:, :1]), torch.zeros_like(images[:, :1])], 1)
+SKY = lambda images: torch.cat([torch.zeros_like(images[:, :1]), torch.ones_like(images[:, :1]),
+                                torch.zeros_like(images[:, :1])], 1)
 
 
 class Pixels:
@@ -130,7 +139,8 @@ class Pixels:
 
 
 def models(G, segment=SKY):
-    return dict(G=G, E=lambda photo: torch.zeros(len(photo), 2 * G.config.levels, G.config.w_dim), segment=segment, perceptual=Pixels())
+    return dict(G=G, E=lambda photo: torch.zeros(len(photo), 2 * G.config.levels, G.config.w_dim),
+                segment=segment, perceptual=Pixels())
 
 
 def test_photo_without_sky_or_water_says_so(G):
@@ -160,7 +170,7 @@ def test_styles_are_within_reach_of_the_sliders(G, z_dyn):
 def test_the_buttons_are_the_styles_of_the_lighting_network(G):
     "Buttons, the list of lights of the photo explorer and `--light` know the same names for the same points."
     A = load_lighting()
-    A.config = replace(A.config, w_dim=G.config.w_dim)                                # as if made for this generator
+    A.config = replace(A.config, w_dim=G.config.w_dim)  # as if made for this generator
     A.meta = A.meta | {"styles": [[k / 8, [0.25 * k, -0.25 * k, 0.5], f"light {k}"] for k in range(9)]}
     explorer = SceneExplorer(G, A=A)
     assert [b.description for b in explorer.styles.children] == [f"{k + 1} light {k}" for k in range(9)]
@@ -168,15 +178,18 @@ def test_the_buttons_are_the_styles_of_the_lighting_network(G):
         button.click()
         assert [explorer.controls[name].value for name in explorer.names] == z_dyn
     photo = PhotoExplorer({"wall": torch.rand(3, 40, 60)}, models(G) | {"A": A}, device="cpu")
-    assert [v for _, v in photo.controls["light"].options] == [None, "tour", "random", *(f"light {k}" for k in range(9))]
-    assert [b.tooltip for b in SceneExplorer(G).styles.children][3].startswith(STYLES[3][2])   # a generator without a network of its own
+    assert ([v for _, v in photo.controls["light"].options]
+            == [None, "tour", "random", *(f"light {k}" for k in range(9))])
+    # a generator without a network of its own
+    assert [b.tooltip for b in SceneExplorer(G).styles.children][3].startswith(STYLES[3][2])
 
 
 def test_photo_changes_its_light(G, tmp_path):
     A = load_lighting(write_weights(tmp_path) / "lighting.safetensors")
     explorer = PhotoExplorer({"sky": torch.rand(3, 40, 60) * 2 - 1}, models(G) | {"A": A}, device="cpu")
     explorer.controls["iterations"].options = [("few", 4)]
-    for name, value in dict(seconds=0.5, light="deep night", amount=0.5).items(): explorer.controls[name].value = value
+    for name, value in dict(seconds=0.5, light="deep night", amount=0.5).items():
+        explorer.controls[name].value = value
     explorer.job.click(); explorer.job.wait()
     assert explorer.job.note.value == "sky moves." and explorer.video.report["light"] == "deep night, 0.5"
 
@@ -193,7 +206,8 @@ def test_every_hour_has_a_button():
 def test_a_slow_drawing_skips_what_is_out_of_date(G):
     "Thirty moves of a slider are answered by a few pictures, the last one right; the hand never waits."
     explorer, drawn, draw = SceneExplorer(G), [], SceneExplorer.draw
-    explorer.draw = lambda **values: (time.sleep(0.1), drawn.append(values["z_dyn_1"]), draw(explorer, **values))[-1]
+    explorer.draw = lambda **values: (time.sleep(0.1), drawn.append(values["z_dyn_1"]),
+                                      draw(explorer, **values))[-1]
     began = time.perf_counter()
     for k in range(30): explorer.controls["z_dyn_1"].value = k * 0.1
     assert time.perf_counter() - began < 2.5
@@ -215,20 +229,23 @@ def test_a_failed_drawing_leaves_a_sentence_and_works_again(G):
 def test_nothing_is_claimed_about_other_weights(tmp_path, card):
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "sec71_zdyn.json").write_text(card)
-    (tmp_path / "cpu" / "sec71_zdyn.csv").write_text("coordinate,value,measure,mean,std\n1,-3,brightness,0.2,0.1\n1,3,brightness,0.6,0.1\n")
+    (tmp_path / "cpu" / "sec71_zdyn.csv").write_text(
+        "coordinate,value,measure,mean,std\n1,-3,brightness,0.2,0.1\n1,3,brightness,0.6,0.1\n")
     assert measurements("a", tmp_path) == [] and measurements(None, tmp_path) == []
     (tmp_path / "cpu" / "sec71_zdyn.json").write_text(json.dumps(dict(weights={"generator": "a"})))
     rows = measurements("a", tmp_path)
     assert meaning(rows, 1) == "brightness 0.20 → 0.60" and meaning(rows, 2) == ""
     found = [dict(coordinate=1, measure="warmth", change=-0.7, share=0.9, named=True)]
-    (tmp_path / "cpu" / "sec71_zdyn.json").write_text(json.dumps(dict(weights={"generator": "a"}, values=dict(meaning=found))))
+    (tmp_path / "cpu" / "sec71_zdyn.json").write_text(
+        json.dumps(dict(weights={"generator": "a"}, values=dict(meaning=found))))
     assert meaning(measurements("a", tmp_path), 1) == "less warmth, in 90% of scenes"
 
 
 def test_loosening_ends_at_the_sample(G):
     "At 0 the inversion itself, at 1 a proper sample: W', unit noise, the generator before fine-tuning."
     photo = torch.rand(1, 3, 32, 32) * 2 - 1
-    found = invert(G, photo, "EOIF", models(G)["E"], perceptual=Pixels(), settings=replace(STEADY, iterations=6, tune_iterations=4))
+    found = invert(G, photo, "EOIF", models(G)["E"], perceptual=Pixels(),
+                   settings=replace(STEADY, iterations=6, tune_iterations=4))
     W_free = models(G)["E"](photo)
     faithful, movable = loosen(found, G, W_free, 0.0), loosen(found, G, W_free, 1.0)
     torch.testing.assert_close(faithful.reconstruction(), found.reconstruction())
@@ -244,7 +261,8 @@ def test_inversion_of_photos_without_one_of_the_regions(G, segment):
     explorer.job.click(); explorer.job.wait()
     assert explorer.job.note.value == "noise: E, EOIFS." and explorer.columns["EOIFS"].moved.value
     assert ("static" in explorer.loose.caption.value) == (segment is STILL)
-    assert not any(G.to_rgb[-1]._forward_hooks for found, *_ in explorer.found.values() for G in found.generators)
+    assert not any(G.to_rgb[-1]._forward_hooks for found, *_ in explorer.found.values()
+                   for G in found.generators)
 
 
 def test_page_answers_while_an_inversion_runs(G):
@@ -256,7 +274,8 @@ def test_page_answers_while_an_inversion_runs(G):
     other.set(z_dyn_1=1.0)
     answered = time.perf_counter() - began
     explorer.job.click(); explorer.job.wait()
-    assert answered < 30 and explorer.job.note.value == "Stopped." and explorer.job.button.description == "invert"
+    assert (answered < 30 and explorer.job.note.value == "Stopped."
+            and explorer.job.button.description == "invert")
 
 
 def hostile_uploads():
@@ -264,8 +283,10 @@ def hostile_uploads():
     from PIL import Image
     def png(size, mode="RGB", form="png"):
         data = io.BytesIO(); Image.new(mode, size).save(data, form); return data.getvalue()
-    return {"empty.jpg": b"", "text.png": b"no picture" * 100, "half.png": png((200, 200))[:120], "dot.png": png((3, 900)),
-            "page.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>", "film.mp4": b"\0\0\0\x18ftypmp42" + bytes(500)}
+    return {"empty.jpg": b"", "text.png": b"no picture" * 100, "half.png": png((200, 200))[:120],
+            "dot.png": png((3, 900)),
+            "page.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+            "film.mp4": b"\0\0\0\x18ftypmp42" + bytes(500)}
 
 
 @pytest.mark.parametrize("name", list(hostile_uploads()))
@@ -277,7 +298,8 @@ def test_hostile_uploads_end_in_a_sentence(name):
     assert choice.name == "first" and name in choice.note.value
 
 
-@pytest.mark.parametrize("name, mode", [("grey.png", "L"), ("deep.png", "I;16"), ("see-through.png", "RGBA"), ("print.jpg", "CMYK"), ("film.gif", "P")])
+@pytest.mark.parametrize("name, mode", [("grey.png", "L"), ("deep.png", "I;16"), ("see-through.png", "RGBA"),
+                                        ("print.jpg", "CMYK"), ("film.gif", "P")])
 def test_uploads_of_every_kind_are_read(name, mode):
     import io
     from PIL import Image

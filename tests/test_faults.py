@@ -13,7 +13,8 @@ from deeplandscape.files import load_tensors
 
 def cli(*arguments, cwd=None):
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
-    return subprocess.run([sys.executable, "-c", "from deeplandscape.cli import main; main()", *map(str, arguments)],
+    return subprocess.run([sys.executable, "-c", "from deeplandscape.cli import main; main()",
+                           *map(str, arguments)],
                           capture_output=True, text=True, cwd=cwd, env=env, timeout=300)
 
 
@@ -28,7 +29,8 @@ def refused(done):
 def files(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(tmp_path / "tiny.png")
-    Image.fromarray(np.random.RandomState(0).randint(0, 255, (48, 64, 3), np.uint8)).save(tmp_path / "good.png")
+    Image.fromarray(np.random.RandomState(
+        0).randint(0, 255, (48, 64, 3), np.uint8)).save(tmp_path / "good.png")
     whole = (tmp_path / "good.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:len(whole) // 2])
     (tmp_path / "empty").mkdir()
@@ -55,16 +57,20 @@ def test_photos_that_cannot_be_animated(files, photo):
     (["-o", "nowhere/deep/x.mp4"], "nowhere"),
 ])
 def test_options_that_make_no_sense(files, arguments, names):
-    done = cli("animate", files / "good.png", "--iterations", 2, *(["-o", "x.mp4"] if "-o" not in arguments else []), *arguments, cwd=files)
+    done = cli("animate", files / "good.png", "--iterations", 2,
+               *(["-o", "x.mp4"] if "-o" not in arguments else []), *arguments, cwd=files)
     assert names in refused(done)
     assert not list(files.glob("**/x*"))
 
 
 @pytest.mark.parametrize("arguments", [
-    ["train", "--profile", "huge"], ["train", "--dry-run", "--set", "sede=1"], ["train", "--dry-run", "--set", "generator.resolution=100"],
+    ["train", "--profile", "huge"], ["train", "--dry-run", "--set", "sede=1"],
+    ["train", "--dry-run", "--set", "generator.resolution=100"],
     ["train", "--precision", "16"], ["train", "--devices", "4096"], ["train", "--set", "r1_every=0"],
-    ["train", "--stills", "nostore", "--clips", "nostore"], ["sample", "-o", "out"], ["prepare", "out"], ["prepare", "out", "--photos", "nowhere"],
-    ["import-official", "text.jpg", "-o", "out"], ["reproduce", "--profile", "nosuch"], ["evaluate", "empty", "empty"],
+    ["train", "--stills", "nostore", "--clips", "nostore"], ["sample", "-o", "out"], ["prepare", "out"],
+    ["prepare", "out", "--photos", "nowhere"],
+    ["import-official", "text.jpg", "-o", "out"], ["reproduce", "--profile", "nosuch"],
+    ["evaluate", "empty", "empty"],
 ])
 def test_commands(files, arguments):
     refused(cli(*arguments, cwd=files))
@@ -73,18 +79,23 @@ def test_commands(files, arguments):
 
 def test_unknown_notebook_parameter(tmp_path):
     profile = tmp_path / "mine.yaml"
-    profile.write_text("settings: {figures: figures, trains: false}\nnotebooks:\n  fig01_videos: {n_vidoes: 2}\n")
+    profile.write_text("settings: {figures: figures, trains: false}\nnotebooks:\n  fig01_videos: {n_vidoes: "
+                       "2}\n")
     assert "n_vidoes" in refused(cli("reproduce", "--profile", profile))
 
 
-SMALLEST = [f"--set={setting}" for setting in ("generator.resolution=16", "generator.z_dim=16", "generator.w_dim=16", "generator.channels=(8,8,8)",
-                                               "generator.mapping_layers=2", "batch=((4,8),)", "stable_images=((8,100000),)")]
+SMALLEST = [f"--set={setting}" for setting in ("generator.resolution=16", "generator.z_dim=16",
+                                               "generator.w_dim=16", "generator.channels=(8,8,8)",
+                                               "generator.mapping_layers=2", "batch=((4,8),)",
+                                               "stable_images=((8,100000),)")]
 
 
 def test_ctrl_c_saves_a_training_and_exits_with_130(tmp_path):
-    command = [sys.executable, "-c", "from deeplandscape.cli import main; main()", "train", "-o", str(tmp_path), "--scenes", "4", "--device", "cpu", *SMALLEST]
+    command = [sys.executable, "-c", "from deeplandscape.cli import main; main()", "train", "-o",
+               str(tmp_path), "--scenes", "4", "--device", "cpu", *SMALLEST]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), DEEPLANDSCAPE_PROGRESS="1", PYTHONUNBUFFERED="1"))
+                               env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path),
+                                        DEEPLANDSCAPE_PROGRESS="1", PYTHONUNBUFFERED="1"))
     start = ""
     while "training:" not in start or "img/s" not in start:        # the bar moves: it trains
         text = process.stderr.read(1)

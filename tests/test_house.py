@@ -19,7 +19,7 @@ from deeplandscape.report.site import build_site, contents_table
 from deeplandscape.report.summary import summary
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"), key=lambda path: path.stem.split("_")[0])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -28,7 +28,8 @@ def test_versions_agree():
     settings.read(ROOT / "settings.ini")
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert deeplandscape.__version__ == settings["DEFAULT"]["version"] == cited["version"]
-    assert f"## {deeplandscape.__version__}, {cited['date-released']}" in (ROOT / "CHANGELOG.md").read_text()
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert f"## {deeplandscape.__version__}, {cited['date-released']}" in changes
 
 
 def test_citation_names_paper_and_software():
@@ -40,7 +41,8 @@ def test_citation_names_paper_and_software():
 
 
 def test_types_are_announced():
-    assert (ROOT / "deeplandscape" / "py.typed").exists() and '"py.typed"' in (ROOT / "pyproject.toml").read_text()
+    assert (ROOT / "deeplandscape" / "py.typed").exists()
+    assert '"py.typed"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_workflow_runs_what_a_laptop_runs():
@@ -71,22 +73,27 @@ def test_commands_of_the_readme_exist():
     assert len(lines) >= 6
     for line in lines:
         line = line.split("#")[0]
-        done = subprocess.run([sys.executable, "-c", "from deeplandscape.cli import main; main()", line.split()[0], "--help"],
-                              capture_output=True, text=True, cwd=ROOT, env=os.environ | {"COLUMNS": "200"})
+        program = "from deeplandscape.cli import main; main()"
+        command = [sys.executable, "-c", program, line.split()[0], "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, line
-        missing = [option for option in re.findall(r"(?<= )--?[a-z][a-z-]*", line) if not re.search(rf"{option}\b", done.stdout)]
+        options = re.findall(r"(?<= )--?[a-z][a-z-]*", line)
+        missing = [option for option in options if not re.search(rf"{option}\b", done.stdout)]
         assert not missing, f"{line}: no option {', '.join(missing)}"
 
 
 def test_summary_prints_what_the_files_say(tmp_path):
     "A number, its interval and its minutes come from the result; without the result there is none of them."
-    table = pd.DataFrame([{"method": m, "condition": "", "metric": "SSIM", "value": v, "low": v - 0.01, "high": v + 0.02} for m, v in [("EO", 0.7), ("EOIFS", 0.81)]])
+    columns = ("method", "condition", "metric", "value", "low", "high")
+    lines = [("EO", "", "SSIM", 0.7, 0.6, 0.75), ("EOIFS", "", "SSIM", 0.81, 0.8, 0.83)]
+    table = pd.DataFrame(lines, columns=columns)
     result = save_result("a5_invert", "cpu", table=table, values={}, output=tmp_path)
     facts = json.loads(result.read_text())
     result.write_text(json.dumps(facts | {"run": facts["run"] | {"seconds": 90.0}}))
     line = next(line for line in summary(tmp_path).splitlines() if "Table 2" in line)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[1] == "`deeplandscape reproduce tab02_inversion`" and cells[2].endswith(": 0.81 ↑") and cells[3:5] == ["0.8 to 0.83", "1.5"]
+    assert cells[1] == "`deeplandscape reproduce tab02_inversion`" and cells[2].endswith(": 0.81 ↑")
+    assert cells[3:5] == ["0.8 to 0.83", "1.5"]
     result.unlink()
     line = next(line for line in summary(tmp_path).splitlines() if "Table 2" in line)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -96,7 +103,8 @@ def test_summary_prints_what_the_files_say(tmp_path):
 def test_summary_has_every_figure_and_table_once():
     contents = yaml.safe_load((ROOT / "figures" / "published" / "contents.yaml").read_text())
     lines = summary(ROOT / "figures" / "cpu").splitlines()[2:]
-    assert [f"`deeplandscape reproduce {item['name']}`" for item in contents] == [line.split(" | ")[1] for line in lines]
+    commands = [line.split(" | ")[1] for line in lines]
+    assert commands == [f"`deeplandscape reproduce {item['name']}`" for item in contents]
     measured = [line for line in lines if "not measured yet" not in line]
     assert len(measured) >= 10, "numbers named in contents.yaml are found in the results"
 
@@ -108,17 +116,20 @@ class Links(HTMLParser):
         self.found = []
         self.feed(page.read_text(encoding="utf-8"))
 
-    def handle_starttag(self, tag, attributes): self.found += [value for name, value in attributes if name in ("href", "src") and value]
+    def handle_starttag(self, tag, attributes):
+        self.found += [value for name, value in attributes if name in ("href", "src") and value]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory): return build_site(tmp_path_factory.mktemp("site"), only=("20_layers", "fig01_videos", "index")).parent
+def site(tmp_path_factory):
+    return build_site(tmp_path_factory.mktemp("site"), only=("20_layers", "fig01_videos", "index")).parent
 
 
 def test_site_has_the_pages_in_the_houses_order(site):
     links = [link for link in Links(site / "index.html").found if re.match(r"nbs/\d", link)]
     assert links == [f"nbs/{path.stem}.html" for path in NOTEBOOKS]
-    assert [page.name for page in sorted((site / "nbs").rglob("*.html"))] == ["20_layers.html", "index.html", "fig01_videos.html"]
+    pages = [page.name for page in sorted((site / "nbs").rglob("*.html"))]
+    assert pages == ["20_layers.html", "index.html", "fig01_videos.html"]
 
 
 def test_links_of_the_site_lead_somewhere(site):
@@ -136,8 +147,10 @@ def test_links_of_the_site_lead_somewhere(site):
 
 def test_pages_hold_pictures_and_addresses(site):
     text = (site / "nbs" / "20_layers.html").read_text(encoding="utf-8")
-    assert "data:image" in text and "colab.research.google.com" in text and "mybinder.org" in text and "default_exp" not in text
-    assert "../../figures/cpu/fig01_videos.webp" in (site / "nbs" / "repro" / "fig01_videos.html").read_text(encoding="utf-8")
+    assert "data:image" in text and "default_exp" not in text
+    assert "colab.research.google.com" in text and "mybinder.org" in text
+    moving = (site / "nbs" / "repro" / "fig01_videos.html").read_text(encoding="utf-8")
+    assert "../../figures/cpu/fig01_videos.webp" in moving
     assert (site / "figures" / "cpu" / "fig01_videos.webp").exists()
 
 

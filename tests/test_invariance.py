@@ -11,7 +11,8 @@ from deeplandscape.training.schedule import ablation, ABLATIONS, PROFILES, stage
 from deeplandscape.training.losses import Sources
 from deeplandscape.training.loop import train
 
-TINY = TrainConfig(GeneratorConfig(resolution=16, z_dim=16, w_dim=16, channels=(8, 8, 8)), batch=((4, 4),), fade_images=((8, 24),),
+TINY = TrainConfig(GeneratorConfig(resolution=16, z_dim=16, w_dim=16, channels=(8, 8, 8)), batch=((4, 4),),
+                   fade_images=((8, 24),),
                    stable_images=((8, 24),), total_batches=None, r1_every=2)
 
 

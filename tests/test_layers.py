@@ -36,7 +36,8 @@ def test_normalise_first_and_second_gradient(inputs, order):
 def test_normalise_survives_a_large_mean():
     x = torch.randn(2, 3, 16, 16) + 300
     one, zero = torch.ones(2, 3, 1, 1), torch.zeros(2, 3, 1, 1)
-    torch.testing.assert_close(Normalise.apply(x, one, zero), plain_norm(x.double(), one, zero).float(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(Normalise.apply(x, one, zero), plain_norm(x.double(), one, zero).float(),
+                               rtol=1e-3, atol=1e-3)
 
 
 def test_flat_channels_stay_finite():
@@ -44,7 +45,8 @@ def test_flat_channels_stay_finite():
     adain = AdaIN(2, 4)
     y = adain(x, torch.randn(1, 4))
     y.square().sum().backward()
-    assert torch.isfinite(y).all() and torch.isfinite(x.grad).all() and torch.isfinite(adain.affine.weight.grad).all()
+    assert (torch.isfinite(y).all() and torch.isfinite(x.grad).all()
+            and torch.isfinite(adain.affine.weight.grad).all())
 
 
 def test_statistics_are_wide_under_mixed_precision():
@@ -63,8 +65,10 @@ def test_folded_kernels(order):
     torch.manual_seed(0)
     weight = torch.randn(4, 6, 3, 3, dtype=torch.float64).to(memory_format=order).requires_grad_()
     x = torch.randn(2, 6, 8, 8, dtype=torch.float64).to(memory_format=order)
-    pairs = [(F.conv_transpose2d(x, up_kernel(weight, 0.3), stride=2, padding=1), F.conv2d(F.interpolate(x, scale_factor=2), weight * 0.3, padding=1)),
-             (F.conv2d(x, down_kernel(weight, 0.3), stride=2, padding=1), F.avg_pool2d(F.conv2d(x, weight * 0.3, padding=1), 2))]
+    pairs = [(F.conv_transpose2d(x, up_kernel(weight, 0.3), stride=2, padding=1),
+              F.conv2d(F.interpolate(x, scale_factor=2), weight * 0.3, padding=1)),
+             (F.conv2d(x, down_kernel(weight, 0.3), stride=2, padding=1),
+              F.avg_pool2d(F.conv2d(x, weight * 0.3, padding=1), 2))]
     for ours, theirs in pairs:
         torch.testing.assert_close(ours, theirs)
         probe = torch.randn_like(theirs)
@@ -74,9 +78,11 @@ def test_folded_kernels(order):
 
 @pytest.mark.parametrize("first", [torch.inference_mode, torch.no_grad])
 def test_kept_kernels_serve_training_after_inference(first):
-    "Constants first made without gradients are used where gradients are wanted; new sizes, so that they are made here."
+    """Constants first made without gradients are used where gradients are wanted; new sizes, so that they are
+    made here."""
     channels = 21 if first is torch.inference_mode else 22
-    up, down, x = UpConv2d(channels, 5).bfloat16(), DownConv2d(channels, 5).bfloat16(), torch.randn(1, channels, 8, 8).bfloat16()
+    up, down, x = UpConv2d(channels, 5).bfloat16(
+        ), DownConv2d(channels, 5).bfloat16(), torch.randn(1, channels, 8, 8).bfloat16()
     with first(): blur(x), up(x), down(x)
     x = x.requires_grad_()
     (blur(x).sum() + up(x).sum() + down(x).sum()).backward()

@@ -10,8 +10,8 @@ from deeplandscape.core import InputError
 from deeplandscape.files import find_weights
 from deeplandscape.media import to_uint8
 from deeplandscape.metrics.extractors import Extractor, extractor, resized
-from deeplandscape.metrics.similarity import (
-    bootstrap, lpips_distance, masked_ssim, measure, Measurement, perceptual_distance, ssim, ssim_map)
+from deeplandscape.statistics import bootstrap, measure, Measurement
+from deeplandscape.metrics.similarity import lpips_distance, masked_ssim, perceptual_distance, ssim, ssim_map
 from deeplandscape.metrics.distances import (
     clip_features, compare_sets, compare_videos, frechet_distance, frechet_extrapolated, kernel_distance,
     pooled_features)
@@ -25,7 +25,8 @@ def pictures(seed, n=2, size=32):
     return F.interpolate(torch.randn(n, 3, 8, 8, generator=g), size=(size, size), mode="bicubic").tanh()
 
 
-X, Y = pictures(0), (pictures(0) + 0.3 * torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))).clamp(-1, 1)
+X, Y = pictures(0), (pictures(0) + 0.3
+                     * torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))).clamp(-1, 1)
 MASK = torch.zeros(2, 1, 32, 32); MASK[0, :, 16:] = 1; MASK[1, :, 4:20, 6:29] = 1
 
 
@@ -45,15 +46,18 @@ def direct(x, y, mask=None, border="partial"):
                 w = w / w.sum()
                 p, q = a[c, i:i + 11, j:j + 11], b[c, i:i + 11, j:j + 11]
                 mp, mq = (w * p).sum(), (w * q).sum()
-                vp, vq, vpq = (w * (p - mp) ** 2).sum(), (w * (q - mq) ** 2).sum(), (w * (p - mp) * (q - mq)).sum()
-                out[c, i, j] = (2 * mp * mq + 1e-4) * (2 * vpq + 9e-4) / ((mp**2 + mq**2 + 1e-4) * (vp + vq + 9e-4))
+                vp, vq, vpq = (
+                    w * (p - mp) ** 2).sum(), (w * (q - mq) ** 2).sum(), (w * (p - mp) * (q - mq)).sum()
+                out[c, i, j] = ((2 * mp * mq + 1e-4) * (2 * vpq + 9e-4)
+                                / ((mp**2 + mq**2 + 1e-4) * (vp + vq + 9e-4)))
     return torch.from_numpy(out)
 
 
 @pytest.mark.parametrize("border", ["partial", "zero"])
 def test_ssim_equals_the_loops(border):
     got = ssim_map(X, Y, border=border).double()
-    for k in range(2): torch.testing.assert_close(got[k], direct(X[k], Y[k], border=border), atol=2e-4, rtol=1e-3)
+    for k in range(2):
+        torch.testing.assert_close(got[k], direct(X[k], Y[k], border=border), atol=2e-4, rtol=1e-3)
 
 
 def test_ssim_valid_equals_the_inner_part():
@@ -74,7 +78,8 @@ def test_masked_ssim_equals_the_loops():
 def test_ssim_against_scikit_image():
     structural = pytest.importorskip("skimage.metrics").structural_similarity
     for a, b in zip(X, Y):
-        want = structural((a.numpy() + 1) / 2, (b.numpy() + 1) / 2, channel_axis=0, data_range=1, gaussian_weights=True, sigma=1.5,
+        want = structural((a.numpy() + 1) / 2, (b.numpy() + 1) / 2, channel_axis=0, data_range=1,
+                          gaussian_weights=True, sigma=1.5,
                           use_sample_covariance=False)
         assert abs(float(ssim(a[None], b[None], "valid")) - want) < 1e-4
 
@@ -103,13 +108,16 @@ def test_masks():
 
 def test_identities():
     torch.testing.assert_close(ssim(X, X), torch.ones(2))
-    torch.testing.assert_close(ssim(-torch.ones(1, 3, 64, 64), torch.ones(1, 3, 64, 64)), torch.tensor([9.999e-05]))   # published
+    # published
+    torch.testing.assert_close(ssim(-torch.ones(1, 3, 64, 64), torch.ones(1, 3, 64, 64)),
+                               torch.tensor([9.999e-05]))
     assert perceptual_distance(X, X).abs().max() == 0
     f = pooled_features(pictures(3, 6, 64))
     assert abs(frechet_distance(f, f)) < 1e-8
 
 
-@pytest.mark.parametrize("x, y", [(X, X[:, :, :16]), (X.byte(), X.byte()), (X[0], X[0]), (X[..., :8, :8], X[..., :8, :8])])
+@pytest.mark.parametrize("x, y", [(X, X[:, :, :16]), (X.byte(), X.byte()), (X[0], X[0]),
+                                  (X[..., :8, :8], X[..., :8, :8])])
 def test_ssim_refuses(x, y):
     with pytest.raises(InputError): ssim(x, y)
 
@@ -124,7 +132,7 @@ def test_frechet_closed_forms():
     assert abs(frechet_distance(a, b)) < 1e-9
     assert abs(frechet_distance(a, b + np.arange(12)) - (np.arange(12) ** 2).sum()) < 1e-8
     assert abs(frechet_distance(2 * a, 5 * b) - 9 * 12) < 1e-8
-    rng = np.random.default_rng(2)                                        # any covariances: by the matrix square root
+    rng = np.random.default_rng(2)  # any covariances: by the matrix square root
     p, q = rng.normal(size=(12, 12)), rng.normal(size=(12, 12))
     from scipy.linalg import sqrtm
     s, t = p.T @ p, q.T @ q
@@ -138,7 +146,8 @@ def test_frechet_with_fewer_pictures_than_features():
     mx, my, sx, sy = x.mean(0), y.mean(0), np.cov(x.T), np.cov(y.T)
     w, v = np.linalg.eigh(sx)
     root = (v * np.sqrt(w.clip(0))) @ v.T
-    want = ((mx - my) ** 2).sum() + np.trace(sx + sy) - 2 * np.sqrt(np.linalg.eigvalsh(root @ sy @ root).clip(0)).sum()
+    want = (((mx - my) ** 2).sum() + np.trace(sx + sy) - 2
+            * np.sqrt(np.linalg.eigvalsh(root @ sy @ root).clip(0)).sum())
     assert abs(frechet_distance(x, y) / want - 1) < 1e-5
     assert "caution" in compare_sets(torch.tensor(x), torch.tensor(y), resamples=2).protocol
 
@@ -146,14 +155,16 @@ def test_frechet_with_fewer_pictures_than_features():
 def test_frechet_bias_is_one_line():
     "The value falls with 1/n towards that of the distribution (here 0)."
     rng = np.random.default_rng(0)
-    mean = lambda n: np.mean([frechet_distance(rng.normal(size=(n, 6)), rng.normal(size=(n, 6))) for _ in range(30)])
+    mean = lambda n: np.mean([frechet_distance(rng.normal(size=(n, 6)), rng.normal(size=(n, 6)))
+                              for _ in range(30)])
     small, large = mean(50), mean(200)
     assert 2.5 < small / large < 6
 
 
 def test_kernel_distance_is_unbiased():
     rng = np.random.default_rng(0)
-    values = [kernel_distance(rng.normal(size=(30, 5)), rng.normal(size=(40, 5)), subsets=5)[0] for _ in range(60)]
+    values = [kernel_distance(rng.normal(size=(30, 5)), rng.normal(size=(40, 5)), subsets=5)[0]
+              for _ in range(60)]
     assert abs(np.mean(values)) < 4 * np.std(values) / 60**0.5
     assert kernel_distance(rng.normal(size=(200, 5)), rng.normal(1, 1, size=(200, 5)))[0] > 1
 
@@ -163,14 +174,16 @@ def named(name, standard=True): return Extractor(name, None, "", "-1..1", "a" * 
 
 def test_names_say_what_measured():
     f = torch.randn(30, 5, generator=torch.Generator().manual_seed(0)).double()
-    for name, kind, metric in (("inception", "frechet", "FID"), ("inception", "kernel", "KID"), ("i3d", "frechet", "FVD")):
+    for name, kind, metric in (("inception", "frechet", "FID"), ("inception", "kernel", "KID"),
+                               ("i3d", "frechet", "FVD")):
         m = compare_sets(f, f, kind, named(name), resamples=0)
         assert m.protocol["metric"] == metric and m.protocol["paper_comparable"]
         other = compare_sets(f, f, kind, named(name, False), resamples=0).protocol
         assert other["metric"] not in ("FID", "KID", "FVD") and not other["paper_comparable"]
     for kind in ("frechet", "kernel"):
         m = compare_sets(f, f + 1, kind, resamples=4)
-        assert "FID" not in m.protocol["metric"] and "KID" not in m.protocol["metric"] and not m.protocol["paper_comparable"]
+        assert ("FID" not in m.protocol["metric"] and "KID" not in m.protocol["metric"]
+                and not m.protocol["paper_comparable"])
         assert m.low <= m.value <= m.high and m.protocol["weights"] != "none" and m.protocol["seed"] == 0
 
 
@@ -195,9 +208,11 @@ def test_perceptual_distance_masks():
 
 @pytest.mark.parametrize("speed", [(1.0, 0.0), (0.0, -2.0), (1.5, 0.75)])
 def test_flow_of_a_translation(speed):
-    texture = F.interpolate(torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)), size=(128, 128), mode="bicubic").clamp(-1, 1)
+    texture = F.interpolate(torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
+                            size=(128, 128), mode="bicubic").clamp(-1, 1)
     theta = lambda t: torch.tensor([[[.5, 0, -speed[0] * t / 64], [0, .5, -speed[1] * t / 64]]])
-    frames = torch.cat([F.grid_sample(texture, F.affine_grid(theta(t), (1, 3, 64, 64), align_corners=False), align_corners=False) for t in range(4)])
+    frames = torch.cat([F.grid_sample(texture, F.affine_grid(theta(t), (1, 3, 64, 64), align_corners=False),
+                                      align_corners=False) for t in range(4)])
     flow = optical_flow(frames)[..., 8:-8, 8:-8]
     torch.testing.assert_close(flow.mean((0, 2, 3)), torch.tensor(speed), atol=0.03, rtol=0.05)
     assert abs(motion_amount(flow, unit="px") - math.hypot(*speed)) < 0.06
@@ -205,7 +220,8 @@ def test_flow_of_a_translation(speed):
 
 def test_units_of_motion():
     flow = torch.tensor([3.0, -4.0]).view(1, 2, 1, 1).expand(5, 2, 20, 40)
-    assert motion_amount(flow, unit="px") == 5 and abs(motion_amount(flow) - 5 / 20) < 1e-7 and motion_amount(flow, unit="px", mode="released") == 5
+    assert (motion_amount(flow, unit="px") == 5 and abs(motion_amount(flow) - 5 / 20) < 1e-7
+            and motion_amount(flow, unit="px", mode="released") == 5)
     mixed = torch.cat([flow, -flow])
     assert motion_amount(mixed, unit="px", mode="released") == 5
     with pytest.raises(InputError): motion_amount(flow, unit="m/s")
@@ -215,7 +231,8 @@ def test_static_consistency_and_video():
     frames, mask = pictures(7, 6, 64), torch.zeros(1, 1, 64, 64); mask[..., 20:, :] = 1
     frames = torch.where(mask > 0, frames[:1], frames)
     for metric, ideal in (("ssim", 1.0), ("difference", 0.0)):
-        torch.testing.assert_close(static_consistency(frames, mask, metric), torch.full((6,), ideal), atol=1e-5, rtol=0)
+        torch.testing.assert_close(static_consistency(frames, mask, metric), torch.full((6,), ideal),
+                                   atol=1e-5, rtol=0)
     assert static_consistency(frames, 1 - mask)[1:].max() < 0.9
     found = measure_video(frames, mask, frames[:1])
     assert all(isinstance(m, Measurement) and m.protocol["metric"] for m in found.values())
@@ -247,11 +264,12 @@ def test_trap_04_ranges():
     x, y = pictures(13, 2, 32), pictures(14, 2, 32)
     want = perceptual_distance(x, y)
     torch.testing.assert_close(perceptual_distance(to_uint8(x), to_uint8(y)), want, atol=2e-3, rtol=1e-2)
-    torch.testing.assert_close(perceptual_distance((x + 1) / 2, (y + 1) / 2, span="0..1"), want, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(perceptual_distance((x + 1) / 2, (y + 1) / 2, span="0..1"), want, atol=1e-5,
+                               rtol=1e-4)
     for wrong in ((x + 1) / 2, (x + 1) * 127.5):
         with pytest.raises(InputError): perceptual_distance(wrong, wrong)
         with pytest.raises(InputError): pooled_features(wrong)
-    assert (perceptual_distance(x, y, fed="0..1") - want).abs().min() > 1e-3          # what the slip would have given
+    assert (perceptual_distance(x, y, fed="0..1") - want).abs().min() > 1e-3  # what the slip would have given
 
 
 def test_trap_05_resizing_is_named():
@@ -267,7 +285,8 @@ def test_trap_06_masks():
     torch.testing.assert_close(lpips_distance(X, Y, ones, judge=judge), lpips_distance(X, Y, judge=judge))
     assert lpips_distance(X, Y, 0 * ones, judge=judge).isnan().all()
     empty = measure(masked_ssim(X, Y, 0 * ones), "SSIM")
-    assert math.isnan(empty.value) and "empty" in empty.protocol["reason"] and empty.as_dict()["value"] is None
+    assert (math.isnan(empty.value) and "empty" in empty.protocol["reason"]
+            and empty.as_dict()["value"] is None)
 
 
 def test_trap_07_fvd_needs_ten_frames():
@@ -280,18 +299,22 @@ def test_trap_07_fvd_needs_ten_frames():
 def test_trap_08_fewer_items_than_features():
     rng = np.random.default_rng(0)
     m = compare_sets(rng.normal(size=(12, 50)), rng.normal(size=(14, 50)), by=named("inception"), resamples=3)
-    assert math.isfinite(m.value) and "caution" in m.protocol and m.as_dict()["protocol"]["extrapolated"] is None
+    assert (math.isfinite(m.value) and "caution" in m.protocol
+            and m.as_dict()["protocol"]["extrapolated"] is None)
 
 
 def moving_texture(speed, side, frames=3):
-    texture = F.interpolate(torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)), size=(2 * side, 2 * side), mode="bicubic").clamp(-1, 1)
+    texture = F.interpolate(torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
+                            size=(2 * side, 2 * side), mode="bicubic").clamp(-1, 1)
     theta = lambda t: torch.tensor([[[.5, 0, -speed[0] * t / side], [0, .5, -speed[1] * t / side]]])
     shape = (1, 3, side, side)
-    return torch.cat([F.grid_sample(texture, F.affine_grid(theta(t), shape, align_corners=False), align_corners=False) for t in range(frames)])
+    return torch.cat([F.grid_sample(texture, F.affine_grid(theta(t), shape, align_corners=False),
+                                    align_corners=False) for t in range(frames)])
 
 
 def test_trap_09_known_speed():
-    found = measure_motion([moving_texture((1.5, -2.0), 96)], [F.pad(torch.ones(1, 1, 80, 80), (8,) * 4)], side=192)
+    found = measure_motion([moving_texture((1.5, -2.0), 96)], [F.pad(torch.ones(1, 1, 80, 80), (8,) * 4)],
+                           side=192)
     assert abs(found["px"].value / 2.5 - 1) < 0.05 and abs(found["half-width"].value * 48 / 2.5 - 1) < 0.05
 
 
@@ -303,7 +326,8 @@ def test_trap_09_known_speed_by_raft():
 
 def test_trap_09_units_of_a_network():
     "A network that always answers (8, 4) px at 256 px says (2, 1) px of a 64 px frame."
-    constant = Extractor("constant", lambda a, b: torch.tensor([8.0, 4.0]).view(1, 2, 1, 1).expand(len(a), 2, *a.shape[-2:]), "none", "-1..1")
+    constant = Extractor("constant", lambda a, b: torch.tensor(
+        [8.0, 4.0]).view(1, 2, 1, 1).expand(len(a), 2, *a.shape[-2:]), "none", "-1..1")
     flow = optical_flow(pictures(17, 3, 64), 256, constant)
     torch.testing.assert_close(flow, torch.tensor([2.0, 1.0]).view(1, 2, 1, 1).expand(2, 2, 64, 64))
 
@@ -336,7 +360,8 @@ def test_trap_12_order_of_files():
     x, y = rng.normal(size=(60, 5)), rng.normal(size=(50, 5))
     p, q = rng.permutation(60), rng.permutation(50)
     for kind in ("frechet", "kernel"):
-        a, b = (compare_sets(*pair, kind, named("random", False), resamples=5) for pair in ((x, y), (x[p], y[q])))
+        a, b = (compare_sets(*pair, kind, named("random", False), resamples=5)
+                for pair in ((x, y), (x[p], y[q])))
         assert (a.value, a.low, a.high) == (b.value, b.low, b.high)
     assert bootstrap(x[:, 0]) == bootstrap(x[p, 0])
 
@@ -349,11 +374,13 @@ def test_video_distance_sees_motion():
     moving = torch.stack([torch.stack([f.roll(t + k, -1) for t, f in enumerate(clip)]) for k in range(6)])
     assert compare_videos(still, still, frames=10, resamples=0).value < 1e-8
     m = compare_videos(still, moving, frames=5, stride=2, resamples=0)
-    assert m.value > 0.1 and m.protocol["frames"] == 5 and m.protocol["stride"] == 2 and m.protocol["metric"] == "Frechet video distance (embedded)"
+    assert (m.value > 0.1 and m.protocol["frames"] == 5 and m.protocol["stride"] == 2
+            and m.protocol["metric"] == "Frechet video distance (embedded)")
 
 
 def test_consistency_curve_has_an_interval_per_frame():
-    videos = [pictures(20 + k, 1, 32) + 0.1 * t * torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(k))
+    videos = [pictures(20 + k, 1, 32) + 0.1 * t
+              * torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(k))
               for k, t in enumerate([torch.arange(7.0).view(-1, 1, 1, 1)] * 4)]
     curve = consistency_curve(videos, [torch.ones(1, 1, 32, 32)] * 4, every=3)
     assert [m.protocol["frame"] for m in curve] == [0, 3, 6] and curve[0].value > 0.999
@@ -364,5 +391,6 @@ def test_segmentation_agreement_by_hand():
     a = torch.zeros(1, 3, 4, 4); a[:, 0, :2] = 1; a[:, 1, 2:] = 1
     b = torch.zeros(1, 3, 4, 4); b[:, 0, :1] = 1; b[:, 1, 1:] = 1
     found = segmentation_agreement(a, b)
-    assert found["accuracy"].value == 0.75 and found["static"].value == 0.5 and abs(found["sky"].value - 2 / 3) < 1e-9
+    assert (found["accuracy"].value == 0.75 and found["static"].value == 0.5
+            and abs(found["sky"].value - 2 / 3) < 1e-9)
     assert math.isnan(found["water"].value) and found["water"].protocol["left_out"] == 1

@@ -16,7 +16,9 @@ hours, horizons = st.sampled_from(list(CLOCK)), st.sampled_from([0.0, 0.12, 0.5,
 exponents = st.floats(-60, 60, allow_nan=False)
 
 
-def distance(a, b): return (torch.as_tensor(a).double() - torch.as_tensor(b).double()).norm() / torch.as_tensor(b).double().norm()
+def distance(a, b):
+    return ((torch.as_tensor(a).double() - torch.as_tensor(b).double()).norm()
+            / torch.as_tensor(b).double().norm())
 
 
 @pytest.mark.parametrize("horizon", [0.0, 0.5, 0.66, 1.0])
@@ -37,7 +39,8 @@ def test_powers_are_products(hour, horizon, n):
     product = torch.eye(3, dtype=torch.float64).expand(2, 3, 3)
     for _ in range(n): product = product @ torch.stack([H.sky_matrix(), H.earth_matrix()])
     torch.testing.assert_close(H.power(n), product, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(H.power(-n) @ product, torch.eye(3, dtype=torch.float64).expand(2, 3, 3), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(H.power(-n) @ product, torch.eye(3, dtype=torch.float64).expand(2, 3, 3),
+                               rtol=1e-8, atol=1e-8)
 
 
 @settings(max_examples=60, deadline=None)
@@ -48,7 +51,8 @@ def test_powers_add(hour, horizon, a, b):
 
 
 @pytest.mark.parametrize("horizon", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("shifts", [((0.1, 0),) * 4, ((-0.1, 0), (-0.1, 0), (0.1, 0), (0.1, 0)), ((0, 0),) * 4, ((0.02, 0.01), (-0.04, 0.03), (0, 0.01), (0.02, 0))])
+@pytest.mark.parametrize("shifts", [((0.1, 0),) * 4, ((-0.1, 0), (-0.1, 0), (0.1, 0), (0.1, 0)),
+                                    ((0, 0),) * 4, ((0.02, 0.01), (-0.04, 0.03), (0, 0.01), (0.02, 0))])
 def test_custom_points_defective_matrices_included(shifts, horizon):
     "A shift and a shear have no basis of eigenvectors; their powers are exact all the same."
     H = Homography(shifts, horizon)
@@ -59,7 +63,8 @@ def test_custom_points_defective_matrices_included(shifts, horizon):
 
 def test_power_zero_is_identity_and_leaves_maps_alone():
     H, x = Homography.clock("12h"), torch.randn(2, 1, 64, 64)
-    torch.testing.assert_close(H.power(0), torch.eye(3, dtype=torch.float64).expand(2, 3, 3), rtol=0, atol=1e-14)
+    torch.testing.assert_close(H.power(0), torch.eye(3, dtype=torch.float64).expand(2, 3, 3), rtol=0,
+                               atol=1e-14)
     assert torch.equal(H.warp(x, 0, "steady"), x)
     torch.testing.assert_close(H.warp(x, 0), x, rtol=1e-4, atol=1e-4)
 
@@ -67,7 +72,8 @@ def test_power_zero_is_identity_and_leaves_maps_alone():
 def motion(hour, rows):
     "Shift (right, up) of a smooth map between times 0 and t, by phase correlation."
     t = 4 if hour == "12h" else 24
-    x = F.interpolate(torch.randn(1, 1, 24, 24, generator=torch.Generator().manual_seed(1)), size=128, mode="bicubic", align_corners=True)
+    x = F.interpolate(torch.randn(1, 1, 24, 24, generator=torch.Generator().manual_seed(1)), size=128,
+                      mode="bicubic", align_corners=True)
     y = Homography.clock(hour, speed=2).warp(x, t, "steady")
     window = torch.hann_window(64)[:, None] * torch.hann_window(128)
     a, b = (torch.fft.fft2((m[0, 0, rows] - m.mean()) * window) for m in (x, y))
@@ -82,7 +88,7 @@ def test_content_moves_where_the_clock_points(hour):
     right, up = motion(hour, slice(0, 64))
     assert right * math.sin(angle) + up * math.cos(angle) > 0.5 * math.hypot(right, up) > 0
     right_below, up_below = motion(hour, slice(64, 128))
-    assert right * right_below >= 0 and up * up_below <= 0                      # the mirror image below the horizon
+    assert right * right_below >= 0 and up * up_below <= 0  # the mirror image below the horizon
 
 
 @pytest.mark.parametrize("size", [4, 8, 16, 32, 64])
@@ -93,7 +99,8 @@ def test_mean_and_std_are_kept(size, hour):
     std, mean = y.std((2, 3, 4)), y.mean((2, 3, 4))
     assert (std / x.std((1, 2, 3)) - 1).abs().max() < 0.03
     assert (mean - x.mean((1, 2, 3))).abs().max() < 0.02
-    assert (y[1] - y[0]).abs().max() < 4 * (y.diff(dim=0)).abs().amax(dim=(1, 2, 3, 4)).median() + 0.5     # no jump after frame 0
+    # no jump after frame 0
+    assert (y[1] - y[0]).abs().max() < 4 * (y.diff(dim=0)).abs().amax(dim=(1, 2, 3, 4)).median() + 0.5
 
 
 def test_local_variance_is_kept_before_any_rescaling():
@@ -109,8 +116,10 @@ def test_smooth_and_constant_maps_are_not_amplified():
     H = Homography.clock("3h", horizon=1.0)
     a, b = (H.warp(smooth, 3.3, sampling)[..., 4:-4, 4:-4] for sampling in ("bilinear", "steady"))
     assert distance(b, a) < 0.1
-    for value in (0.0, 1.5): assert torch.isfinite(H.warp(torch.full((1, 1, 8, 8), value), 3.3, "steady")).all()
-    torch.testing.assert_close(H.warp(torch.full((1, 1, 8, 8), 1.5), 3.3, "steady"), torch.full((1, 1, 8, 8), 1.5))
+    for value in (0.0, 1.5):
+        assert torch.isfinite(H.warp(torch.full((1, 1, 8, 8), value), 3.3, "steady")).all()
+    torch.testing.assert_close(H.warp(torch.full((1, 1, 8, 8), 1.5), 3.3, "steady"),
+                               torch.full((1, 1, 8, 8), 1.5))
 
 
 @pytest.mark.parametrize("horizon", [0.0, 1.0])
@@ -119,15 +128,20 @@ def test_all_earth_and_all_sky(horizon):
     still, moving = (H.sky_matrix(), H.earth_matrix()) if horizon == 0 else (H.earth_matrix(), H.sky_matrix())
     torch.testing.assert_close(still, torch.eye(3, dtype=torch.float64))
     assert H.seam(16) == (0 if horizon == 0 else 16) and not torch.allclose(moving, still)
-    for sampling in ("bilinear", "released", "steady"): assert torch.isfinite(H.warp(x, torch.linspace(-200, 200, 9), sampling)).all()
+    for sampling in ("bilinear", "released", "steady"):
+        assert torch.isfinite(H.warp(x, torch.linspace(-200, 200, 9), sampling)).all()
 
 
 def test_batch_of_times_equals_single_times():
     H, x = Homography.clock("10h", 0.4), torch.randn(3, 1, 32, 32)
     for sampling in ("bilinear", "released", "steady"):
         y = H.warp(x, torch.tensor([0.0, 1.5, -4.0]), sampling)
-        for row, t in zip(y, (0.0, 1.5, -4.0)): torch.testing.assert_close(row, H.warp(x, t, sampling), rtol=1e-5, atol=1e-5)
-        for b in range(3): torch.testing.assert_close(y[:, b:b + 1], H.warp(x[b:b + 1], torch.tensor([0.0, 1.5, -4.0]), sampling), rtol=1e-4, atol=1e-5)
+        for row, t in zip(y, (0.0, 1.5, -4.0)):
+            torch.testing.assert_close(row, H.warp(x, t, sampling), rtol=1e-5, atol=1e-5)
+        for b in range(3):
+            torch.testing.assert_close(y[:, b:b + 1],
+                                       H.warp(x[b:b + 1], torch.tensor([0.0, 1.5, -4.0]), sampling),
+                                       rtol=1e-4, atol=1e-5)
 
 
 def test_periods_close_and_keep_statistics():
@@ -136,10 +150,12 @@ def test_periods_close_and_keep_statistics():
         times = torch.tensor([0.0, 20.0, 50.0, 59.999, 60.0, 60.001])
         for x, y in zip(maps, moving_maps(maps, H, times, period=60, overlap=overlap)):
             torch.testing.assert_close(y[4], y[0], rtol=1e-3, atol=1e-3)
-            torch.testing.assert_close(y[3], y[5], rtol=1e-2, atol=1e-2)         # nothing jumps where a period begins
+            # nothing jumps where a period begins
+            torch.testing.assert_close(y[3], y[5], rtol=1e-2, atol=1e-2)
             assert (y.std((1, 2, 3)) / x.std() - 1).abs().max() < 0.03
     early = moving_maps(maps, H, torch.tensor([10.0]), period=60, overlap=0.5)
-    for y, z in zip(early, moving_maps(maps, H, torch.tensor([10.0]))): torch.testing.assert_close(y, z, rtol=1e-3, atol=1e-3)
+    for y, z in zip(early, moving_maps(maps, H, torch.tensor([10.0]))):
+        torch.testing.assert_close(y, z, rtol=1e-3, atol=1e-3)
 
 
 def test_mistakes_are_named():
@@ -148,5 +164,7 @@ def test_mistakes_are_named():
     with pytest.raises(InputError, match="horizon"): Homography.clock("3h", horizon=-0.1)
     with pytest.raises(InputError, match="fold"): Homography(((2.5, 0), (-2.5, 0), (0, 0), (0, 0)))
     with pytest.raises(InputError, match="four"): Homography(((0, 0), (0, 0)))
-    with pytest.raises(InputError, match="sampling"): Homography.clock("3h").warp(torch.zeros(1, 1, 4, 4), 1, "best")
-    assert Homography.random(5) == Homography.random(5) and len({Homography.random(s).shifts for s in range(60)}) == 12
+    with pytest.raises(InputError, match="sampling"):
+        Homography.clock("3h").warp(torch.zeros(1, 1, 4, 4), 1, "best")
+    assert (Homography.random(5) == Homography.random(5)
+            and len({Homography.random(s).shifts for s in range(60)}) == 12)

@@ -1,8 +1,5 @@
 """The standard networks: where their files come from, and that the code which reads them is right, on files of the same layout."""
-import hashlib
-import http.server
 import os
-import threading
 from unittest import mock
 
 import pytest
@@ -59,35 +56,6 @@ def test_own_folder_goes_first_and_offline_is_one_sentence(own, monkeypatch):
 def test_the_heads_of_lpips_come_with_torchmetrics():
     path = find_weights("lpips")
     assert path is not None and files.file_sha256(path) == WEIGHTS["lpips"].sha256
-
-
-class Server(http.server.BaseHTTPRequestHandler):
-    data, asked = bytes(range(256)) * 40, []
-
-    def do_GET(self):
-        start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
-        self.asked.append(start)
-        self.send_response(416 if start >= len(self.data) else 206 if start else 200)
-        body = b"" if start >= len(self.data) else self.data[start:]
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args): pass
-
-
-@pytest.mark.parametrize("part, asked", [(Server.data, [len(Server.data)]), (b"x" * len(Server.data), [len(Server.data), 0])])
-def test_a_whole_part_is_used_or_thrown_away(own, monkeypatch, part, asked):
-    "Killed between the last byte and the new name: the server has nothing more to send."
-    Server.asked = []
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        digest = hashlib.sha256(Server.data).hexdigest()
-        monkeypatch.setitem(WEIGHTS, "net", Weights("net.pth", "a net", "none", f"http://127.0.0.1:{running.server_port}/net.pth", digest))
-        (own / "cache").mkdir()
-        (own / "cache" / "net.pth.part").write_bytes(part)
-        assert weights_path("net").read_bytes() == Server.data and Server.asked == asked
-        running.shutdown()
 
 
 class Evil:

@@ -1,4 +1,5 @@
-"""How the library's notebooks read: title, one module each, short exported cells, each exported name shown or checked."""
+"""How the library's notebooks read: title, one module each, short exported cells, each exported name shown or
+checked."""
 import ast
 import json
 import re
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted(p for p in (ROOT / "nbs").glob("[0-9]*.ipynb"))
+FIRST = ROOT / "nbs" / "00_start.ipynb"     # a tour without a module: it may import from everywhere
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").glob("[0-9]*.ipynb") if p != FIRST)
 EXPORT = re.compile(r"#\|\s*export(i|s)?\b")
 MOST_LINES, MOST_COLUMNS = 40, 160      # 110 columns is the aim; a sentence for the user may run over
 
@@ -39,26 +41,29 @@ def test_one_module_each(notebook):
 
 def module_of(notebook): return cells(notebook)[0][1].split()[-1]
 def code_of(source): return ast.parse(re.sub(r"^\s*[%!].*$", "pass", source, flags=re.M))
-NUMBERS = {module_of(notebook): notebook.stem.split("_")[0] for notebook in NOTEBOOKS}
+def number_of(notebook): return notebook.stem.partition("_")[0]
+# compared as text: 90 < 901 < 91
+NUMBERS = {module_of(notebook): number_of(notebook) for notebook in NOTEBOOKS}
 
 
 def imported(tree):
     "The modules of this package that some code imports, anywhere in it."
     for node in ast.walk(tree):
         if isinstance(node, ast.Import): names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom): names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else: continue
-        yield from (name.removeprefix("deeplandscape.") for name in names if name.removeprefix("deeplandscape.") in NUMBERS)
+        yield from (name.removeprefix("deeplandscape.") for name in names
+                    if name.removeprefix("deeplandscape.") in NUMBERS)
 
 
-def test_numbers_stand_once():
-    "Two digits: a floor and a room; a third divides a room. They order as text: 90, 901, 902, 91."
+def test_numbers_are_two_digits_or_three_and_stand_once():
     assert all(re.match(r"\d\d\d?_[a-z]", notebook.stem) for notebook in NOTEBOOKS)
     assert len(set(NUMBERS.values())) == len(NUMBERS) == len(NOTEBOOKS)
 
 
 def test_imports_only_from_lower_numbers(notebook):
-    own = notebook.stem.split("_")[0]
+    own = number_of(notebook)
     for _, source in cells(notebook, "code"):
         above = {f"{NUMBERS[name]} {name}" for name in imported(code_of(source)) if NUMBERS[name] >= own}
         assert not above, f"{notebook.stem} imports {', '.join(sorted(above))}"
@@ -67,8 +72,11 @@ def test_imports_only_from_lower_numbers(notebook):
 def defined(tree):
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield node.name
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        for target in targets: yield from (n.id for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+        targets = (node.targets if isinstance(node, ast.Assign) else [node.target]
+                   if isinstance(node, ast.AnnAssign) else [])
+        for target in targets:
+            yield from (n.id for n in ast.walk(target) if isinstance(n, ast.Name)
+                        and isinstance(n.ctx, ast.Store))
 
 
 def test_no_public_name_in_two_modules():
@@ -81,6 +89,18 @@ def test_no_public_name_in_two_modules():
     assert not twice, twice
 
 
+def test_the_tour_exports_nothing_and_uses_what_a_newcomer_needs():
+    sources = [source for _, source in cells(FIRST, "code")]
+    assert not [source for source in sources if source.startswith("#|")]
+    names = {alias.name for source in sources for node in ast.walk(code_of(source))
+             if isinstance(node, ast.ImportFrom) and node.module == "deeplandscape" for alias in node.names}
+    assert names == {"animate", "load_generator"}
+
+
+READ = [FIRST, *NOTEBOOKS]
+
+
+@pytest.mark.parametrize("notebook", READ, ids=lambda p: p.stem)
 def test_title_and_one_sentence(notebook):
     lines = [line for line in cells(notebook, "markdown")[0][1].splitlines() if line.strip()]
     assert lines[0].startswith("# ") and lines[1].startswith("> ")
@@ -113,7 +133,8 @@ def test_directive_is_the_first_line(notebook):
 
 
 def test_exported_names_are_shown_or_checked(notebook):
-    "Each exported name occurs in a cell that shows or checks, itself or as a part of something exported that does."
+    """Each exported name occurs in a cell that shows or checks, itself or as a part of something exported
+    that does."""
     parts, public, used = {}, set(), ""
     for _, source in cells(notebook, "code"):
         if exported(source):
@@ -122,10 +143,13 @@ def test_exported_names_are_shown_or_checked(notebook):
                     parts[node.name] = ast.unparse(node)
                     if not source.startswith("#| exporti"): public.add(node.name)
         else: used += source + "\n"
-    spellings = lambda name: {name, name.replace("_", "-"), name.removesuffix("_command").replace("_", "-")}     # as the command line spells it
+    # as the command line spells it
+    spellings = lambda name: {name, name.replace("_", "-"), name.removesuffix("_command").replace("_", "-")}
     mentions = lambda name, text: re.search(rf"\b({'|'.join(spellings(name))})\b", text)
     reached = {name for name in parts if mentions(name, used)}
-    while grown := {name for name in parts if name not in reached and any(mentions(name, parts[other]) for other in reached)}: reached |= grown
+    while grown := {name for name in parts if name not in reached
+                    and any(mentions(name, parts[other]) for other in reached)}:
+        reached |= grown
     hidden = sorted(name for name in public - reached if not name.startswith("_"))
     assert not hidden, f"neither shown nor checked: {', '.join(hidden)}"
 
@@ -138,6 +162,7 @@ def test_public_names_have_a_docstring(notebook):
                     assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
+@pytest.mark.parametrize("notebook", READ, ids=lambda p: p.stem)
 def test_outputs_are_there(notebook):
     with_output = [c for c, _ in cells(notebook, "code") if c["outputs"]]
     assert len(with_output) >= 3, "run the notebook and keep its outputs"
@@ -146,6 +171,26 @@ def test_outputs_are_there(notebook):
     assert notebook.stat().st_size < 700_000, "outputs are small"
 
 
+def test_never_more_than_two_exports_in_a_row(notebook):
+    "After two exported cells at the latest comes one that shows or checks."
+    row = 0
+    for _, source in cells(notebook, "code"):
+        if exported(source) and not is_import(source): row += 1
+        elif not exported(source): row = 0
+        assert row <= 2, f"nothing shown or checked before:\n{source[:120]}"
+
+
+@pytest.mark.parametrize("notebook", READ, ids=lambda p: p.stem)
+def test_errors_are_expected_and_not_only_printed(notebook):
+    "`try: ...; except E: print(...)` passes when nothing is raised; `pytest.raises` does not."
+    for _, source in cells(notebook, "code"):
+        if exported(source): continue
+        for node in ast.walk(code_of(source)):
+            swallowed = isinstance(node, ast.Try) and node.handlers and not (node.orelse or node.finalbody)
+            assert not swallowed, f"use pytest.raises:\n{ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("notebook", READ, ids=lambda p: p.stem)
 def test_nothing_unfinished(notebook):
     for _, source in cells(notebook):
         assert not re.search(r"\b(TODO|FIXME|NotImplementedError)\b", source)

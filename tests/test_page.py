@@ -1,4 +1,5 @@
-"""The report: from result files alone, nothing stale, every paper figure in its place; in a real browser it fits a phone and a desk."""
+"""The report: from result files alone, nothing stale, every paper figure in its place; in a real browser it
+fits a phone and a desk."""
 import json
 import re
 import shutil
@@ -47,18 +48,24 @@ class Reader(HTMLParser):
 def folder(tmp_path_factory):
     "A folder with a table, a picture, a video, and a table made from the first."
     folder = tmp_path_factory.mktemp("figures") / "cpu"
-    table = pd.DataFrame({"method": ["EO", "EOI"], "condition": "", "metric": "SSIM", "value": [SENTINEL, 0.9]})
-    save_result("a5_invert", "cpu", table=table, values={"SSIM, EO": SENTINEL}, parameters={"n_photos": 3}, seed=0, started=0.0, output=folder)
+    table = pd.DataFrame({"method": ["EO", "EOI"], "condition": "", "metric": "SSIM",
+                          "value": [SENTINEL, 0.9]})
+    save_result("a5_invert", "cpu", table=table, values={"SSIM, EO": SENTINEL}, parameters={"n_photos": 3},
+                seed=0, started=0.0, output=folder)
     wide = torch.linspace(-1, 1, 900).expand(3, 60, 900)
-    save_result("tab02_inversion", "cpu", wide, output=folder, inputs=(folder / "a5_invert.csv",), parameters={"source": "a5_invert"})
+    save_result("tab02_inversion", "cpu", wide, output=folder, inputs=(folder / "a5_invert.csv",),
+                parameters={"source": "a5_invert"})
     frames = torch.stack([wide[..., i * 9:i * 9 + 64] for i in range(12)])
     save_result("fig01_videos", "cpu", wide, values={"videos": 4}, frames=frames, output=folder, seed=0)
     save_result("sec71_zdyn", "cpu", wide, values={"a name & <odd>": 0.8375}, output=folder)
     names = [f"a distance by some network {i}" for i in range(4)]
-    many = [{"method": method, "condition": "I_n against Î_n, mean over time", "metric": metric, "value": 0.0012345, "low": 0.0011111, "high": 0.0022222}
-            for method in ("Ours (EOIF)", "Ours (EOIF), finished", "control: still photo") for metric in ("SSIM", *names)]
+    many = [{"method": method, "condition": "I_n against Î_n, mean over time", "metric": metric,
+             "value": 0.0012345, "low": 0.0011111, "high": 0.0022222}
+            for method in ("Ours (EOIF)", "Ours (EOIF), finished", "control: still photo")
+            for metric in ("SSIM", *names)]
     save_result("a8_baselines", "cpu", table=pd.DataFrame(many), output=folder)
-    save_result("fig07_animation", "cpu", wide, output=folder, inputs=(folder / "a8_baselines.csv",), parameters={"source": "a8_baselines"})
+    save_result("fig07_animation", "cpu", wide, output=folder, inputs=(folder / "a8_baselines.csv",),
+                parameters={"source": "a8_baselines"})
     write_report(folder)
     return folder
 
@@ -89,7 +96,7 @@ def test_well_formed_and_linked(folder):
 
 def test_numbers_beside_the_papers(folder):
     text = (folder / "index.html").read_text(encoding="utf-8")
-    assert text.count("0.4711") >= 2 and "−0.479" in text                     # ours, and what it lacks of the paper's 0.95
+    assert text.count("0.4711") >= 2 and "−0.479" in text  # ours, and what it lacks of the paper's 0.95
     assert "a name &amp; &lt;odd&gt;" in text and "0.8375" in text
 
 
@@ -99,20 +106,24 @@ def test_intervals_controls_and_systems_as_published(folder):
     article = article[:article.index("</article>")]
     rows = {row.split("</th>")[0].split(">")[-1]: row for row in article.split('<th scope="row">')[1:]}
     assert "[0.001111, 0.002222]" in rows["control: still photo"] and "0.001234" in rows["Ours (EOIF)"]
-    assert "210" in rows["SG"] and "not measured yet" not in rows["SG"] and "not measured yet" in rows["Ours (EOIF)"]
+    assert ("210" in rows["SG"] and "not measured yet" not in rows["SG"]
+            and "not measured yet" in rows["Ours (EOIF)"])
 
 
 def test_a_changed_number_changes_the_page(copy):
     csv = copy / "a5_invert.csv"
     csv.write_text(csv.read_text().replace("0.4711", "0.4822"))
     text = text_of(copy)
-    assert "0.4822" in text and 'src="tab02_inversion.png"' not in text       # the table made from it is out of date
+    # the table made from it is out of date
+    assert "0.4822" in text and 'src="tab02_inversion.png"' not in text
 
 
 @pytest.mark.parametrize("gone, traces", [
-    ("a5_invert.json", ["0.4711", "a5_invert.json", 'src="tab02_inversion.png"', 'href="tab02_inversion.json"']),
+    ("a5_invert.json", ["0.4711", "a5_invert.json", 'src="tab02_inversion.png"',
+                        'href="tab02_inversion.json"']),
     ("sec71_zdyn.json", ["0.8375", "sec71_zdyn.png"]), ("sec71_zdyn.png", ['src="sec71_zdyn.png"']),
-    ("fig01_videos.mp4", ["fig01_videos.mp4"]), ("fig01_videos.json", ["fig01_videos.mp4", "fig01_videos.png"])])
+    ("fig01_videos.mp4", ["fig01_videos.mp4"]),
+    ("fig01_videos.json", ["fig01_videos.mp4", "fig01_videos.png"])])
 def test_a_deleted_artefact_is_gone(copy, gone, traces):
     before = (copy / "index.html").read_text(encoding="utf-8")
     assert all(trace in before for trace in traces)
@@ -135,12 +146,14 @@ def test_list_of_profiles(folder):
 
 def test_links_of_the_committed_lists():
     for page in (ROOT / "figures" / "README.md", *ROOT.glob("figures/*/README.md")):
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")): assert (page.parent / link).exists(), f"{page}: {link}"
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page}: {link}"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None or not find_spec("playwright"): pytest.skip("there is no Chromium, or no playwright, on this machine")
+    if CHROMIUM is None or not find_spec("playwright"):
+        pytest.skip("there is no Chromium, or no playwright, on this machine")
     from playwright.sync_api import sync_playwright
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -158,19 +171,24 @@ def test_in_a_browser(browser, folder, tmp_path, width):
     page.goto((folder / "index.html").as_uri(), wait_until="load")
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     page.evaluate("Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode() }))")
-    wide = page.evaluate("[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 90))")
+    wide = page.evaluate("[...document.querySelectorAll('body *')].filter(e => "
+                         "e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, "
+                         "90))")
     assert wide == [] and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-    assert page.evaluate("[...document.querySelectorAll('main p, main td, main th, dd, dt, li')].every(e => parseFloat(getComputedStyle(e).fontSize) >= 9.5)")
-    inner = "[...document.querySelectorAll('article *, .claims > li *')].filter(e => e.getBoundingClientRect().right > e.closest('article, .claims > li').getBoundingClientRect().right)"
+    assert page.evaluate("[...document.querySelectorAll('main p, main td, main th, dd, dt, li')].every(e => "
+                         "parseFloat(getComputedStyle(e).fontSize) >= 9.5)")
+    inner = ("[...document.querySelectorAll('article *, .claims > li *')].filter(e => "
+             "e.getBoundingClientRect().right > e.closest('article, .claims > "
+             "li').getBoundingClientRect().right)")
     assert page.evaluate(inner + ".map(e => e.outerHTML.slice(0, 90))") == []
     page.screenshot(path=str(tmp_path / "page.png"))
     pixels = np.asarray(Image.open(tmp_path / "page.png").convert("L"), dtype=float)
-    assert pixels.shape[1] == width and pixels.std() > 10 and np.median(pixels) > 200      # dark text on light
+    assert pixels.shape[1] == width and pixels.std() > 10 and np.median(pixels) > 200  # dark text on light
     assert said == []
     if width == 1200:
         page.emulate_media(media="print")
         assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
-        page.set_viewport_size(dict(width=673, height=900))                                # A4 without its margins
+        page.set_viewport_size(dict(width=673, height=900))  # A4 without its margins
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.close()

@@ -1,4 +1,5 @@
-"""The published test clips: exact frames, every kind of loss reported, nothing fetched twice; videos come from files the test makes."""
+"""The published test clips: exact frames, every kind of loss reported, nothing fetched twice; videos come
+from files the test makes."""
 import errno
 import importlib.util
 import json
@@ -50,7 +51,8 @@ def link(name): return f"https://www.youtube.com/watch?v={name}"
 
 
 def test_each_clip_is_kept_or_reported(far, tmp_path):
-    wanted = {"sky": {link("long"): [0, 2], link("short"): [0]}, "urban": {link("small"): [0], link("gone"): [1]},
+    wanted = {"sky": {link("long"): [0, 2], link("short"): [0]},
+              "urban": {link("small"): [0], link("gone"): [1]},
               "landscape": {link("broken"): [0], link("long"): [3]}}
     (tmp_path / "list.json").write_text(json.dumps(wanted))
     clips, fetch = read_clip_list(tmp_path / "list.json"), Fetcher(far)
@@ -58,14 +60,16 @@ def test_each_clip_is_kept_or_reported(far, tmp_path):
     assert {n for n, why in found.items() if not why} == {"sky_long_0", "sky_long_2", "landscape_long_3"}
     assert "5 frames too early" in found["sky_short_0"] and "60 x 40" in found["urban_small_0"]
     assert "cannot be read" in found["landscape_broken_0"] and "gone.mp4" in found["urban_gone_1"]
-    assert fetch.asked[0] == ("long", 23) and len(fetch.asked) == 5, "each video once, as long as the last clip needs"
+    assert fetch.asked[0] == ("long",
+                              23) and len(fetch.asked) == 5, "each video once, as long as the last clip needs"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "clips.json", "landscape_long_3.mp4", "sky_long_0.mp4", "sky_long_2.mp4"], "nothing half done is left"
     assert json.loads((tmp_path / "out" / "clips.json").read_text())["clips"] == found
     frames, fps = media.read_video(tmp_path / "out" / "sky_long_2.mp4")
     assert frames.shape == (20, 3, 64, 64) and fps == 30
     np.testing.assert_allclose(frames.float().mean((1, 2, 3)), 3 * np.arange(20, 40), atol=2)
-    assert fetch_clips(tmp_path / "out", clips[:2], None, size=64) == {"sky_long_0": None, "sky_long_2": None}, "nothing to fetch"
+    assert (fetch_clips(tmp_path / "out", clips[:2], None, size=64)
+            == {"sky_long_0": None, "sky_long_2": None}), "nothing to fetch"
 
 
 def test_frames_are_counted_as_in_the_released_program(far):
@@ -76,7 +80,8 @@ def test_frames_are_counted_as_in_the_released_program(far):
 def test_the_square_is_the_centre_and_never_enlarged(tmp_path):
     across = np.zeros((64, 128, 3), np.uint8)
     across[:, 32:96] = 200
-    media.write_video(torch.from_numpy(across).permute(2, 0, 1)[None].repeat(2, 1, 1, 1), tmp_path / "v.mp4", crf=0)
+    media.write_video(torch.from_numpy(across).permute(2, 0, 1)[None].repeat(2, 1, 1, 1), tmp_path / "v.mp4",
+                      crf=0)
     for size in (64, 32):
         frame = next(cut_clip(tmp_path / "v.mp4", 0, 2, size))
         assert frame.shape == (3, size, size) and (frame.float() - 200).abs().max() < 12
@@ -104,7 +109,8 @@ def test_the_command(far, tmp_path, monkeypatch):
     monkeypatch.setattr(clips_module.fetch_clips, "__defaults__", (None, 1080, 20))
     done = CliRunner().invoke(app, ["prepare", "test-clips", "--list", "list.json", "--size", "64"])
     assert done.exit_code == 0, done.output
-    assert "1 of 2" in done.output and "sky_gone_0" in done.output and (tmp_path / "test-clips" / "sky_long_0.mp4").exists()
+    assert ("1 of 2" in done.output and "sky_gone_0" in done.output
+            and (tmp_path / "test-clips" / "sky_long_0.mp4").exists())
 
 
 def test_offline_and_without_the_extra_it_says_so(tmp_path, monkeypatch, capsys):
@@ -112,9 +118,11 @@ def test_offline_and_without_the_extra_it_says_so(tmp_path, monkeypatch, capsys)
     (tmp_path / "list.json").write_text(json.dumps({"sky": {link("long"): [0]}}))
     monkeypatch.chdir(tmp_path)
     spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "yt_dlp" else spec(name, *more))
+    monkeypatch.setattr(importlib.util, "find_spec",
+                        lambda name, *more: None if name == "yt_dlp" else spec(name, *more))
     for name in ("create_connection", "getaddrinfo"): monkeypatch.setattr(socket, name, no)
-    for more, words in (([], "could not be fetched"), (["--list", "list.json"], "pip install"), (["--list", "no.json"], "no list")):
+    for more, words in (([], "could not be fetched"), (["--list", "list.json"], "pip install"),
+                        (["--list", "no.json"], "no list")):
         monkeypatch.setattr(sys, "argv", ["deeplandscape", "prepare", "test-clips", *more])
         with pytest.raises(SystemExit) as stopped: main()
         said = capsys.readouterr().err.strip()

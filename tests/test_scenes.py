@@ -1,4 +1,5 @@
-"""The procedural world: same seed same bits in any batch, exact truth, land that keeps still, flow that predicts."""
+"""The procedural world: same seed same bits in any batch, exact truth, land that keeps still, flow that
+predicts."""
 import dataclasses
 
 import pytest
@@ -44,7 +45,8 @@ def test_bits_do_not_depend_on_the_batch(chosen):
     test_bits_do_not_depend_on_the_batch.whole = whole
     part = render(SEEDS[chosen], height=24)
     for name, value in tensors(part):
-        torch.testing.assert_close(value, getattr(whole, name)[chosen], rtol=0, atol=1e-6 if name != "flow" else 1e-4)
+        torch.testing.assert_close(value, getattr(whole, name)[chosen], rtol=0,
+                                   atol=1e-6 if name != "flow" else 1e-4)
     assert torch.equal(part.images, whole.images[chosen])
 
 
@@ -68,16 +70,19 @@ def test_splits_are_disjoint():
         ends[split] = (first, last)
     a, b, c = sorted(ends.values())
     assert a[1] < b[0] and b[1] < c[0] and c[1] < 2**32
-    assert scene_seeds("train", 5, 3).tolist() == [5, 6, 7] and scene_seeds("train", 5, 3).dtype == torch.int64
+    assert (scene_seeds("train", 5, 3).tolist() == [5, 6, 7]
+            and scene_seeds("train", 5, 3).dtype == torch.int64)
 
 
-@pytest.mark.parametrize("split, start, count", [("all", 0, 1), ("val", -1, 1), ("val", 0, -1), ("test", SEEDS_PER_SPLIT, 1)])
+@pytest.mark.parametrize("split, start, count",
+                         [("all", 0, 1), ("val", -1, 1), ("val", 0, -1), ("test", SEEDS_PER_SPLIT, 1)])
 def test_bad_seeds(split, start, count):
     with pytest.raises(InputError): scene_seeds(split, start, count)
 
 
 def test_truth_is_well_formed(frames):
-    torch.testing.assert_close(frames.static + frames.sky + frames.water, torch.ones(24, 1, 48, 48), rtol=0, atol=1e-6)
+    torch.testing.assert_close(frames.static + frames.sky + frames.water, torch.ones(24, 1, 48, 48), rtol=0,
+                               atol=1e-6)
     for mask in (frames.static, frames.sky, frames.water): assert 0 <= mask.min() and mask.max() <= 1
     assert -1 <= frames.images.min() and frames.images.max() <= 1
     for name, value in tensors(frames): assert value.isfinite().all(), name
@@ -115,14 +120,17 @@ def test_light_and_cloud_seeds_are_separate():
     assert len(set(sample_weather(SEEDS).sun_elevation.tolist())) == len(SEEDS)
 
 
-@pytest.mark.parametrize("kind, dt, gain", [("sky", 0.1, 0.7), ("sky", 0.2, 0.65), ("water", 0.1, 0.95), ("water", 0.2, 0.9)])
+@pytest.mark.parametrize("kind, dt, gain",
+                         [("sky", 0.1, 0.7), ("sky", 0.2, 0.65), ("water", 0.1, 0.95), ("water", 0.2, 0.9)])
 def test_flow_predicts_the_next_frame(kind, dt, gain):
     seeds = scene_seeds("test", 0, 60)
     seeds = seeds[hash_uniform(seeds, "kind") < 0.48][:10]
     now, w = render(seeds, height=128), sample_weather(seeds)
-    then = render(seeds, dataclasses.replace(w, cloud_phase=w.cloud_phase + dt, ripple_phase=w.ripple_phase + dt), 128)
+    then = render(seeds, dataclasses.replace(w, cloud_phase=w.cloud_phase + dt,
+                                             ripple_phase=w.ripple_phase + dt), 128)
     mask = getattr(now, kind) > 0.99
-    if kind == "water": mask = mask & (torch.arange(128).view(1, 1, 128, 1) > 100)      # ripples wider than a pixel
+    # ripples wider than a pixel
+    if kind == "water": mask = mask & (torch.arange(128).view(1, 1, 128, 1) > 100)
     mask = mask & (warp(mask.float(), now.flow * dt) > 0.99)
     error = lambda x: (x - then.images).abs().mean(1, keepdim=True)[mask].mean()
     assert error(warp(now.images, now.flow * dt)) < gain * error(now.images)
@@ -133,7 +141,8 @@ def test_flow_scales_with_resolution(frames):
     large = render(SEEDS, height=96)
     inside = (F.max_pool2d(1 - large.sky, 5, 1, 2) == 0)
     inside = F.avg_pool2d(inside.float(), 2) == 1
-    torch.testing.assert_close((F.avg_pool2d(large.flow, 2) / 2 * inside).mean(), (frames.flow * inside).mean(), rtol=0.1, atol=0.05)
+    torch.testing.assert_close((F.avg_pool2d(large.flow, 2) / 2 * inside).mean(),
+                               (frames.flow * inside).mean(), rtol=0.1, atol=0.05)
 
 
 def test_resolutions_agree():
@@ -150,7 +159,8 @@ def test_any_size(height, width):
 
 
 def test_bad_calls():
-    for call in (lambda: render([]), lambda: render(SEEDS, sample_weather(SEEDS[:2])), lambda: render(SEEDS, height=1),
+    for call in (lambda: render([]), lambda: render(SEEDS, sample_weather(SEEDS[:2])),
+                 lambda: render(SEEDS, height=1),
                  lambda: render(torch.tensor(3)), lambda: render_clip(0, 0)):
         with pytest.raises(InputError): call()
 

@@ -1,5 +1,5 @@
-"""The whole graph at its smallest size: every promised file appears and is not blank; a second call has nothing left to do; another run gives the same
-numbers, with one job or two, killed or not."""
+"""The whole graph at its smallest size: every promised file appears and is not blank; a second call has
+nothing left to do; another run gives the same numbers, with one job or two, killed or not."""
 import json
 import os
 import signal
@@ -29,9 +29,11 @@ def smoke(tmp_path_factory):
     began = time.time()
     status = reproduce("smoke", figures=folder / "figures", runs=folder / "runs")
     print(f"\nsmoke profile: {len(NOTEBOOKS)} notebooks in {time.time() - began:.0f} s")
-    logs = "\n".join(log.read_text()[-1500:] for log in (folder / "runs" / "logs").glob("*.log") if not (folder / "runs" / f"{log.stem}.ipynb").exists())
+    logs = "\n".join(log.read_text()[-1500:] for log in (folder / "runs" / "logs").glob("*.log")
+                     if not (folder / "runs" / f"{log.stem}.ipynb").exists())
     assert status == 0, logs
-    assert before == {p: p.stat().st_mtime_ns for p in (ROOT / "figures").rglob("*") if p.is_file()}, "a test wrote into figures/"
+    assert (before == {p: p.stat().st_mtime_ns for p in (ROOT / "figures").rglob("*")
+                       if p.is_file()}), "a test wrote into figures/"
     return folder
 
 
@@ -40,7 +42,8 @@ def test_result_and_executed_notebook(smoke, name):
     facts = json.loads((smoke / "figures" / f"{name}.json").read_text(encoding="utf-8"))
     assert facts["name"] == name and facts["profile"] == "smoke" and len(facts["code"]["sha256"]) == 64
     assert facts["run"]["seconds"] >= 0 and "output" not in facts["parameters"]
-    assert (smoke / "runs" / f"{name}.ipynb").exists() and not (smoke / "runs" / f"{name}.partial.ipynb").exists()
+    assert ((smoke / "runs" / f"{name}.ipynb").exists()
+            and not (smoke / "runs" / f"{name}.partial.ipynb").exists())
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -74,16 +77,20 @@ def test_parameters_reach_the_notebooks(smoke):
     assert found["n_videos"] == wanted["n_videos"]
 
 
-CHEAP = ("fig01_videos", "fig07_animation", "fig09_ssim")    # and what they need: two trainings, inversions, all metrics of the comparison
-CALL = "import sys; from deeplandscape.report.reproduce import reproduce; sys.exit(reproduce('smoke', targets={}, jobs=1, figures='{}', runs='{}'))"
+# and what they need: two trainings, inversions, all metrics of the comparison
+CHEAP = ("fig01_videos", "fig07_animation", "fig09_ssim")
+CALL = ("import sys; from deeplandscape.report.reproduce import reproduce; sys.exit(reproduce('smoke', "
+        "targets={}, jobs=1, figures='{}', runs='{}'))")
 
 
 def kill_with_children(process):
     "SIGKILL for a process and all that it started, kernels of notebooks included."
     found, new = [process.pid], [process.pid]
     while new:
-        table = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True).stdout.split()
-        new = [int(pid) for pid, parent in zip(table[::2], table[1::2]) if int(parent) in found and int(pid) not in found]
+        table = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True,
+                               text=True).stdout.split()
+        new = [int(pid) for pid, parent in zip(table[::2], table[1::2]) if int(parent) in found
+               and int(pid) not in found]
         found += new
     for pid in found:
         try: os.kill(pid, signal.SIGKILL)
@@ -92,15 +99,17 @@ def kill_with_children(process):
 
 
 def parts(folder, names, suffixes=("json", "csv", "png", "mp4", "webp")):
-    return {name: digest for name, digest in fingerprint(folder).items() if name.split(".")[0] in names and name.split(".")[-1] in suffixes}
+    return {name: digest for name, digest in fingerprint(folder).items() if name.split(".")[0] in names
+            and name.split(".")[-1] in suffixes}
 
 
 def test_killed_run_with_one_job_equals_the_other_with_two(smoke, tmp_path):
-    "The same profile a second time, with one job, killed in the middle of a training and started again: the same bytes."
+    """The same profile a second time, with one job, killed in the middle of a training and started again: the
+    same bytes."""
     figures, runs = tmp_path / "figures", tmp_path / "runs"
     process = subprocess.Popen([sys.executable, "-c", CALL.format(CHEAP, figures, runs)])
     end = time.monotonic() + 600
-    while not list(runs.glob("a1_train/checkpoint*.safetensors")):                # the training has begun, and is not over
+    while not list(runs.glob("a1_train/checkpoint*.safetensors")):  # the training has begun, and is not over
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.02)
     kill_with_children(process)
@@ -110,9 +119,11 @@ def test_killed_run_with_one_job_equals_the_other_with_two(smoke, tmp_path):
     again = parts(figures, names)
     assert {name.split(".")[0] for name in again} == names and again == parts(smoke / "figures", names)
     weights = fingerprint(runs / "weights")
-    weights.pop("manifest.json")                                                  # it lists what else the other run has trained
-    assert "generator.safetensors" in weights and {name: fingerprint(smoke / "runs" / "weights")[name] for name in weights} == weights
-    assert 'href="fig01_videos.json"' in (figures / "index.html").read_text(encoding="utf-8")     # the page of a part of the notebooks
+    weights.pop("manifest.json")  # it lists what else the other run has trained
+    assert ("generator.safetensors" in weights
+            and {name: fingerprint(smoke / "runs" / "weights")[name] for name in weights} == weights)
+    # the page of a part of the notebooks
+    assert 'href="fig01_videos.json"' in (figures / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -121,21 +132,25 @@ def test_provenance(smoke, name):
     facts = json.loads((smoke / "figures" / f"{name}.json").read_text(encoding="utf-8"))
     compared = json.dumps({key: value for key, value in facts.items() if key != "run"})
     assert str(smoke) not in compared and facts["run"]["started"][:10] not in compared
-    assert set(facts) >= {"parameters", "seed", "weights", "inputs", "code"} and all(len(digest) == 64 for digest in facts["weights"].values())
+    assert (set(facts) >= {"parameters", "seed", "weights", "inputs", "code"}
+            and all(len(digest) == 64 for digest in facts["weights"].values()))
     declared = parameters_of(ROOT / "nbs" / "repro" / f"{name}.ipynb")
     assert ("seed" in declared) == (facts["seed"] is not None)
     assert set(facts["parameters"]) | set(facts["run"]["places"]) == set(declared) - {"profile"}
     source = facts["parameters"].get("source")
-    if source and (smoke / "figures" / f"{source}.csv").exists(): assert set(facts["inputs"]) == {f"{source}.csv"}
+    if source and (smoke / "figures" / f"{source}.csv").exists():
+        assert set(facts["inputs"]) == {f"{source}.csv"}
 
 
 def test_report_of_the_whole(smoke):
     page = (smoke / "figures" / "index.html").read_text(encoding="utf-8")
     assert all(f'href="{name}.json"' in page for name in NOTEBOOKS) and "It tries the machinery" in page
-    assert "✓ reproduced" not in page.split('id="figures"')[0].split('class="claims"')[1]        # too small to be evidence
+    # too small to be evidence
+    assert "✓ reproduced" not in page.split('id="figures"')[0].split('class="claims"')[1]
 
 
-@pytest.mark.skipif("DEEPLANDSCAPE_TWICE" not in os.environ, reason="the whole graph once more: set DEEPLANDSCAPE_TWICE=1")
+@pytest.mark.skipif("DEEPLANDSCAPE_TWICE" not in os.environ,
+                    reason="the whole graph once more: set DEEPLANDSCAPE_TWICE=1")
 def test_whole_graph_twice(smoke, tmp_path):
     assert reproduce("smoke", jobs=1, figures=tmp_path / "figures", runs=tmp_path / "runs") == 0
     assert fingerprint(tmp_path / "figures") == fingerprint(smoke / "figures")

@@ -1,4 +1,5 @@
-"""Super-resolution: the guided filter against a direct solve, the network against a written-out one, the blend's parts, exact resuming."""
+"""Super-resolution: the guided filter against a direct solve, the network against a written-out one, the
+blend's parts, exact resuming."""
 import numpy as np
 import pytest
 import torch
@@ -20,18 +21,23 @@ def noise(*shape, seed=0): return torch.rand(*shape, generator=torch.Generator()
 
 
 def solve_directly(guide, source, radius, eps):
-    "Ridge regression in each window by least squares on an augmented system, then the mean of the lines that cover a pixel."
+    """Ridge regression in each window by least squares on an augmented system, then the mean of the lines
+    that cover a pixel."""
     c, h, w = guide.shape
     I, p = guide.double().numpy(), source.double().numpy()
     a, b, q = np.zeros((h, w, c)), np.zeros((h, w)), np.zeros((h, w))
-    windows = {(y, x): np.s_[max(0, y - radius):y + radius + 1, max(0, x - radius):x + radius + 1] for y in range(h) for x in range(w)}
+    windows = {(y, x): np.s_[max(0, y - radius):y + radius + 1, max(0, x - radius):x + radius + 1]
+               for y in range(h) for x in range(w)}
     for (y, x), (rows, columns) in windows.items():
         inside = I[:, rows, columns].reshape(c, -1).T
         n = len(inside)
-        system = np.vstack([np.hstack([inside, np.ones((n, 1))]), np.hstack([np.sqrt(n * eps) * np.eye(c), np.zeros((c, 1))])])
-        found = np.linalg.lstsq(system, np.concatenate([p[rows, columns].ravel(), np.zeros(c)]), rcond=None)[0]
+        system = np.vstack([np.hstack([inside, np.ones((n, 1))]),
+                            np.hstack([np.sqrt(n * eps) * np.eye(c), np.zeros((c, 1))])])
+        found = np.linalg.lstsq(system, np.concatenate([p[rows, columns].ravel(), np.zeros(c)]),
+                                rcond=None)[0]
         a[y, x], b[y, x] = found[:c], found[c]
-    for (y, x), window in windows.items(): q[y, x] = a[window].reshape(-1, c).mean(0) @ I[:, y, x] + b[window].mean()
+    for (y, x), window in windows.items():
+        q[y, x] = a[window].reshape(-1, c).mean(0) @ I[:, y, x] + b[window].mean()
     return torch.from_numpy(q)
 
 
@@ -40,14 +46,17 @@ def solve_directly(guide, source, radius, eps):
 def test_guided_filter_is_the_least_squares_solution(channels, radius, eps):
     guide, source = noise(1, channels, 9, 12, seed=1), noise(1, 2, 9, 12, seed=2)
     found = guided_filter(guide, source, radius, eps)
-    for k in range(2): assert_close(found[0, k].double(), solve_directly(guide[0], source[0, k], radius, eps), rtol=1e-3, atol=1e-4)
+    for k in range(2):
+        assert_close(found[0, k].double(), solve_directly(guide[0], source[0, k], radius, eps), rtol=1e-3,
+                     atol=1e-4)
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(4, 17), st.integers(4, 17), st.integers(1, 25), st.floats(-1, 1), st.integers(0, 99))
 def test_constants_stay_and_guides_explain_themselves(h, w, radius, level, seed):
     guide = noise(1, 3, h, w, seed=seed)
-    assert_close(guided_filter(guide, torch.full((1, 1, h, w), level), radius, 1e-3), torch.full((1, 1, h, w), level), rtol=1e-4, atol=1e-4)
+    assert_close(guided_filter(guide, torch.full((1, 1, h, w), level), radius, 1e-3),
+                 torch.full((1, 1, h, w), level), rtol=1e-4, atol=1e-4)
     line = 0.7 * guide[:, :1] - 0.2 * guide[:, 2:] + 0.1
     assert (guided_filter(guide, line, max(2, radius), 1e-6) - line).abs().max() < 5e-3
 
@@ -61,7 +70,8 @@ def test_guided_filter_is_linear_in_the_source_and_items_are_apart():
 
 def test_a_flat_guide_gives_means_of_means():
     source = noise(1, 2, 12, 10)
-    assert_close(guided_filter(torch.zeros(1, 3, 12, 10), source, 2), box_mean(box_mean(source, 2), 2), rtol=1e-4, atol=1e-5)
+    assert_close(guided_filter(torch.zeros(1, 3, 12, 10), source, 2), box_mean(box_mean(source, 2), 2),
+                 rtol=1e-4, atol=1e-5)
 
 
 def test_box_mean_counts_what_is_there():
@@ -90,7 +100,8 @@ def written_out(state, blocks, x):
             trunk = trunk + 0.2 * c(f"{name}5", seen)
         trunk = start + 0.2 * trunk
     v = first + c("trunk_conv", trunk)
-    for name in ("upconv1", "upconv2"): v = lrelu(c(name, v.repeat_interleave(2, -1).repeat_interleave(2, -2)))
+    for name in ("upconv1", "upconv2"):
+        v = lrelu(c(name, v.repeat_interleave(2, -1).repeat_interleave(2, -2)))
     return 2 * c("conv_last", lrelu(c("HRconv", v))) - 1
 
 
@@ -163,13 +174,16 @@ def test_pairs_depend_on_seed_split_and_step_only(tmp_path):
 
 def test_resumed_training_equals_uninterrupted(tmp_path):
     draw = training_pairs(lambda batch, g, split: torch.rand(batch, 3, 16, 16, generator=g) * 2 - 1, 1, 16)
-    options = dict(config=SuperresConfig(4, 1, 2, residual=True), steps=6, validate_every=2, learning_rate=1e-3, progress=False)
+    options = dict(config=SuperresConfig(4, 1, 2, residual=True), steps=6, validate_every=2,
+                   learning_rate=1e-3, progress=False)
     whole = train_superres(draw, **options)
 
     def stopping(split, step):
         if (split, step) == ("train", 3): raise KeyboardInterrupt
         return draw(split, step)
-    with pytest.raises(KeyboardInterrupt): train_superres(stopping, path=tmp_path / "sr.safetensors", **options)
+    with pytest.raises(KeyboardInterrupt):
+        train_superres(stopping, path=tmp_path / "sr.safetensors", **options)
     resumed = train_superres(draw, path=tmp_path / "sr.safetensors", resume=True, **options)
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))
-    with pytest.raises(InputError): train_superres(draw, path=tmp_path / "sr.safetensors", resume=True, about={"pairs": 2}, **options)
+    with pytest.raises(InputError):
+        train_superres(draw, path=tmp_path / "sr.safetensors", resume=True, about={"pairs": 2}, **options)

@@ -53,7 +53,7 @@ def _fetch_list() -> str:
             return answer.read().decode()
     except OSError as error:
         raise InputError(f"The list of the test clips could not be fetched from {PUBLISHED} "
-                         f"({getattr(error, 'reason', error)}); fetch it by hand and give it with --list.") from None
+                         f"({getattr(error, 'reason', error)}); give it with --list.") from None
 
 # %% ../../nbs/18_clips.ipynb #443018a3
 def read_clip_list(
@@ -93,7 +93,8 @@ def cut_clip(
         y, x = (h - side) // 2, (w - side) // 2
         square = Image.fromarray(frame[:, y:y + side, x:x + side].permute(1, 2, 0).numpy())
         square = square if side == size else square.resize((size, size), Image.Resampling.BILINEAR)
-        yield torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(size, size, 3).permute(2, 0, 1)
+        yield torch.frombuffer(bytearray(square.tobytes()),
+                               dtype=torch.uint8).view(size, size, 3).permute(2, 0, 1)
         count += 1
     if count < frames:
         raise InputError(f"the video ends {frames - count} frames too early for a clip from second {start}")
@@ -114,11 +115,14 @@ class YtDlp:
         seconds: int,  # needed from its beginning
     ) -> Path:  # the video file
         "The file of a video."
-        command = [sys.executable, "-m", "yt_dlp", "--quiet", "--no-warnings", "--no-playlist", "--retries", "3",
+        command = [sys.executable, "-m", "yt_dlp", "--quiet", "--no-warnings", "--no-playlist", "--retries",
+                   "3",
                    "--format", "bestvideo[height=1080]/bestvideo[height>1080]/best",
-                   "--download-sections", f"*0-{seconds}", "--ffmpeg-location", imageio_ffmpeg.get_ffmpeg_exe(),
+                   "--download-sections", f"*0-{seconds}", "--ffmpeg-location",
+                   imageio_ffmpeg.get_ffmpeg_exe(),
                    "--output", str(place / "video.%(ext)s"), "--", link]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              errors="replace")
         files = [f for f in sorted(place.glob("video.*")) if f.suffix != ".part"]
         if done.returncode or not files:
             said = [line for line in done.stderr.splitlines() if "ERROR" in line]

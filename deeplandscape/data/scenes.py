@@ -270,7 +270,8 @@ def _paint_ground(s):
     broad = sample_tile(s.rough[:, :1], .02 * s.x * near + .3, .05 * near)[:, 0]
     field = (.5 + .48 * tone + .22 * broad).clamp(0, 1)
     albedo = _over(first, second, field[:, None]) * (1 + .11 * n * (1 - .5 * dune))[:, None]
-    bloom = torch.stack([s.trait("bloom r", .6, 1), s.trait("bloom g", .35, .9), s.trait("bloom b", .25, .9)], 1)
+    bloom = torch.stack([s.trait("bloom r", .6, 1), s.trait("bloom g", .35, .9), s.trait("bloom b", .25, .9)],
+                        1)
     blooms = .55 * meadow * _step(1.3, 2.2, n) * _step(0, .15, s.down) * (s.trait("blooms") < .5)
     albedo = _over(albedo, bloom, blooms[:, None])
     albedo = _over(albedo, .55 * s.veg, trees[:, None])

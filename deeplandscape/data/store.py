@@ -237,7 +237,8 @@ class _Table:
 
     def there(self, resolution: int) -> np.ndarray:
         "Indices of the items that have this level."
-        return np.flatnonzero(self.size[resolution][:, 0]) if resolution in self.size else np.zeros(0, np.int64)
+        return (np.flatnonzero(self.size[resolution][:, 0]) if resolution in self.size
+                else np.zeros(0, np.int64))
 
     def read(self, resolution: int, item: int, frame: int = 0) -> np.ndarray:
         "One picture (h, w, 3)."

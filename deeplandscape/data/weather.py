@@ -17,7 +17,8 @@ from ..core import InputError
 from .noise import _mix, _over, hash_uniform
 
 # %% ../../nbs/11_weather.ipynb #4bf62737
-SUN_KEYS = (-0.45, -0.18, -0.02, 0.16, 0.50, 1.00)     # rad: deep night, blue hour, sunset, golden hour, day, noon
+# rad: deep night, blue hour, sunset, golden hour, day, noon
+SUN_KEYS = (-0.45, -0.18, -0.02, 0.16, 0.50, 1.00)
 SKY_PALETTE = {
     "zenith": ((0.05, 0.08, 0.21), (0.11, 0.18, 0.42), (0.21, 0.27, 0.52),
                (0.27, 0.45, 0.72), (0.15, 0.39, 0.79), (0.12, 0.36, 0.78)),
@@ -42,7 +43,8 @@ def palette(
 ):
     "Colours of the hour, name -> (B, 3, 1, 1)."
     keys = torch.tensor(SUN_KEYS, device=elevation.device)
-    table = torch.tensor(list(SKY_PALETTE.values()), device=elevation.device).transpose(0, 1)     # (keys, names, 3)
+    # (keys, names, 3)
+    table = torch.tensor(list(SKY_PALETTE.values()), device=elevation.device).transpose(0, 1)
     i = torch.searchsorted(keys, elevation.contiguous()).clamp(1, len(SUN_KEYS) - 1)
     t = ((elevation - keys[i - 1]) / (keys[i] - keys[i - 1])).clamp(0, 1).view(-1, 1, 1)
     colours = dict(zip(SKY_PALETTE, _over(table[i - 1], table[i], t)[..., None, None].unbind(1)))

@@ -21,16 +21,17 @@ import torch.nn.functional as F
 from ..core import InputError, item_generator, progress
 from ..files import find_weights, load_tensors, save_tensors
 from ..media import from_uint8, to_uint8
+from ..statistics import centred_interval, measure, Measurement
 from ..data.weather import scene_seeds, weather_at
 from ..data.scenes import render
 from ..perception.masks import segmenter
 from ..video.motion import CLOCK, Homography
 from ..metrics.extractors import extractor, Extractor
-from ..metrics.similarity import (
-    lpips_distance, masked_ssim, measure, Measurement, perceptual_distance)
+from ..metrics.similarity import lpips_distance, masked_ssim, perceptual_distance
 from ..metrics.flow import motion_amount, optical_flow, segmentation_agreement, static_consistency
 from ..metrics.distances import clip_features, distance_name, frechet_distance, pooled_features
-from ..metrics.protocols import preset_of, read_clips, VIDEO_SUFFIXES
+from ..metrics.protocols import preset_of, read_clips
+from ..data.sources import VIDEOS
 from ..metrics.truth import flow_error, wind_asked_for
 from ..photo.regions import horizon_of
 from ..photo.animation import animate
@@ -107,7 +108,7 @@ def folder_clips(
 ) -> list:                  # of RealClip
     "Test clips from a folder; what a name has before its first underscore is the kind."
     if not Path(folder).is_dir(): raise InputError(f"There is no folder {folder} of test clips.")
-    paths = sorted(p for p in Path(folder).iterdir() if not p.name.startswith(".") and (p.is_dir() or p.suffix.lower() in VIDEO_SUFFIXES))
+    paths = sorted(p for p in Path(folder).iterdir() if not p.name.startswith(".") and (p.is_dir() or p.suffix.lower() in VIDEOS))
     if len(paths) < 2: raise InputError(f"{folder} holds {len(paths)} clips; a comparison needs at least two.")
     segment, clips = segment or segmenter("embedded"), []
     for path in progress(paths[:count], "test clips"):
@@ -289,11 +290,10 @@ def set_distance(
     rng, clips = np.random.default_rng(seed), len(x)
     distance = lambda i: float(np.mean([frechet_distance(x[i, t], y[i, d, t]) for d in range(y.shape[1]) for t in range(x.shape[1])]))
     value = distance(np.arange(clips))
-    draws = np.array([distance(rng.integers(0, clips, clips)) for _ in range(resamples)])
-    low, high = np.quantile(draws - draws.mean(), [0.025, 0.975]) if resamples else (np.nan, np.nan)
+    draws = [distance(rng.integers(0, clips, clips)) for _ in range(resamples)]
     known = dict(metric=metric, clips=clips, directions=y.shape[1], dimensions=x.shape[-1], resamples=resamples, seed=seed)
     if clips <= x.shape[-1]: known["caution"] = "fewer clips than features: compare at equal numbers only"
-    return Measurement(value, value + float(low), value + float(high), known | protocol)
+    return Measurement(*centred_interval([value, *draws]), known | protocol)
 
 
 def gathered(

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['LIKE_THE_PAPERS', 'RULES', 'Cases', 'scene_cases', 'photo_cases', 'invert_cases', 'moved_frames', 'motion_in',
-           'half_way', 'measure_inversion', 'measure_inversions', 'variant_table', 'paired_interval',
-           'variant_orderings', 'draw_variants', 'keep_pictures', 'map_size', 'inverted_light_agreement']
+           'half_way', 'measure_inversion', 'measure_inversions', 'variant_table', 'variant_orderings', 'draw_variants',
+           'keep_pictures', 'map_size', 'inverted_light_agreement']
 
 # %% ../../nbs/80_variants.ipynb #615659cd
-import math
 import textwrap
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -16,20 +15,19 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from scipy.stats import t
 from torch import Tensor
 import torch
 
 from ..files import find_weights, save_tensors
+from ..statistics import measure, paired_interval, rank_correlation, verdict
 from ..data.weather import scene_seeds
 from ..data.scenes import render
 from ..model.generator import Generator, Latents
 from ..video.motion import CLOCK, Homography, moving_maps
 from ..video.lighting import light_path, light_statistics, styles_of, turned
-from ..metrics.similarity import lpips_distance, measure, perceptual_distance
+from ..metrics.similarity import lpips_distance, perceptual_distance
 from ..metrics.flow import motion_amount, optical_flow
 from ..metrics.truth import wind_asked_for
-from ..metrics.meaning import column_correlation
 from ..photo.inversion import Inversion, invert, Settings
 from ..photo.regions import horizon_of, resize
 
@@ -154,12 +152,6 @@ def variant_table(
                               items=found.protocol["items"] - found.protocol["left_out"]))
     return pd.DataFrame(lines)
 
-def paired_interval(difference):
-    "The mean of differences (n,) and the ends of its 95 % interval by Student's t; endless for fewer than two."
-    n, mean = len(difference), float(difference.mean()) if len(difference) else math.nan
-    reach = float(t.ppf(0.975, n - 1) * difference.std() / n ** 0.5) if n > 1 else math.inf
-    return mean, mean - reach, mean + reach
-
 def variant_orderings(
     results: dict,           # variant -> rows of `measure_inversion`, the same photographs in the same order
     paper: pd.DataFrame,     # the paper's table: method, metric, value
@@ -172,10 +164,8 @@ def variant_orderings(
             difference = said[LIKE_THE_PAPERS[metric], a] - said[LIKE_THE_PAPERS[metric], b]
             if abs(difference) < 1e-9: continue
             more, less = (a, b) if difference > 0 else (b, a)
-            paired = torch.tensor([x[metric] - y[metric] for x, y in zip(results[more], results[less])])
-            value, low, high = paired_interval(paired[~paired.isnan()])
-            verdict = "held" if low > 0 else "not held" if high < 0 else "undecided"
-            lines.append(dict(metric=metric, more=more, less=less, paper=abs(difference), ours=value, low=low, high=high, verdict=verdict))
+            value, low, high = paired_interval([x[metric] - y[metric] for x, y in zip(results[more], results[less])])
+            lines.append(dict(metric=metric, more=more, less=less, paper=abs(difference), ours=value, low=low, high=high, verdict=verdict(low, high)))
     return pd.DataFrame(lines)
 
 # %% ../../nbs/80_variants.ipynb #e5b4279a
@@ -240,5 +230,5 @@ def inverted_light_agreement(
     after = [light_statistics(one.reconstruction()) for one in lit]
     for name in "brightness", "temperature":
         usual = read[name].unflatten(0, (len(points), -1)).mean(1).cpu()
-        agreement[name] = column_correlation(usual, torch.stack([a[name] - before[name] for a in after]).cpu())
+        agreement[name] = torch.as_tensor(rank_correlation(usual, torch.stack([a[name] - before[name] for a in after])))
     return agreement

@@ -26,7 +26,7 @@ from .toolkit import (
 
 # %% ../../nbs/97_latents.ipynb #28f99476
 def measurements(weights, folder=None):
-    "What a run of `sec71_zdyn` found about the weights of that SHA-256, row by row; nothing when there is none."
+    "What a run of `sec71_zdyn` found about the weights of that SHA-256, row by row; nothing without one."
     folder = folder or Path(core.__file__).resolve().parents[1] / "figures"
     for card in sorted(folder.glob("*/sec71_zdyn.json")):
         try:
@@ -40,13 +40,15 @@ def measurements(weights, folder=None):
 def named(rows):
     "Changes that the run itself found clear enough for a name: (strength, phrase)."
     mine = [(r["measure"], float(r["change"]), float(r["share"])) for r in rows if str(r["named"]) == "True"]
-    return [(abs(c), f"{'more' if c > 0 else 'less'} {name}, in {share:.0%} of scenes") for name, c, share in mine]
+    return [(abs(c), f"{'more' if c > 0 else 'less'} {name}, in {share:.0%} of scenes")
+            for name, c, share in mine]
 
 def swept(rows):
     "Means over the sweep that change by at least as much as scenes differ: (strength, phrase)."
     found = []
     for name in dict.fromkeys(r["measure"] for r in rows):
-        line = sorted((float(r["value"]), float(r["mean"]), float(r["std"])) for r in rows if r["measure"] == name)
+        line = sorted((float(r["value"]), float(r["mean"]), float(r["std"])) for r in rows
+                      if r["measure"] == name)
         strength = abs(line[-1][1] - line[0][1]) / (sum(std for *_, std in line) / len(line) + 1e-9)
         if strength >= 1: found.append((strength, f"{name} {line[0][1]:.2f} → {line[-1][1]:.2f}"))
     return found
@@ -62,21 +64,23 @@ def meaning(rows, coordinate):
 
 # %% ../../nbs/97_latents.ipynb #4d1b0c81
 def style_buttons(choose_style, styles):
-    "The nine styles of Section 7.1, rows of time, z_dyn and label, as buttons; a click calls `choose_style(z_dyn)`."
+    "The nine styles of Section 7.1 (time, z_dyn, label) as buttons; a click calls `choose_style(z_dyn)`."
     def button(number, z_dyn, label):
-        words = dict(description=f"{number} {label.split(',')[0]}", tooltip=f"{label}: z_dyn = {', '.join(f'{v:.2g}' for v in z_dyn)}")
+        words = dict(description=f"{number} {label.split(',')[0]}",
+                     tooltip=f"{label}: z_dyn = {', '.join(f'{v:.2g}' for v in z_dyn)}")
         made = widgets.Button(**words, layout=widgets.Layout(width="auto", margin="0"))
         made.on_click(lambda _: choose_style(z_dyn))
         return made
     buttons = [button(k + 1, z_dyn, label) for k, (_, z_dyn, label) in enumerate(styles)]
-    return widgets.GridBox(buttons, layout=widgets.Layout(grid_template_columns="repeat(3, 1fr)", grid_gap="6px"))
+    return widgets.GridBox(buttons, layout=widgets.Layout(
+        grid_template_columns="repeat(3, 1fr)", grid_gap="6px"))
 
 def first_networks(G):
     "The generator, and the SHA-256 of its file when it is the shipped one."
     return (G, None) if G is not None else (load_generator(), file_sha256(weights_path("generator")))
 
 def styles_for(G, A=None):
-    "The nine styles of a generator as its lighting network knows them, and whether they are its own, not the paper's."
+    "The nine styles of a generator's lighting network, and whether they are its own, not the paper's."
     try: A = A or load_lighting()
     except InputError: return STYLES, False
     fits = (A.config.w_dim, A.config.z_dyn_dim) == (G.config.w_dim, G.config.z_dyn_dim)
@@ -88,11 +92,14 @@ def scene_page(explorer):
     c, names = explorer.controls, explorer.names
     meanings = [sentence(meaning(explorer.rows, k + 1), "small") for k in range(len(names))]
     light = [row(c[name], said, center=True) for name, said in zip(names, meanings)]
-    whose = "where this generator was found to show them" if explorer.own_styles else "where they lie in the authors' generator"
+    whose = ("where this generator was found to show them" if explorer.own_styles
+             else "where they lie in the authors' generator")
     styles = sentence(f"The nine styles of Section 7.1, {whose}:", "small")
     right = [panel("Light", *light, styles, explorer.styles, explorer.neutral, width="600px"),
-             panel("Scene", row(widgets.VBox([c["seed"], c["clouds"]]), explorer.other), c["psi"], width="600px")]
-    about = "z_dyn is weather and time of day, the scene its mountains and shores, the clouds where they stand."
+             panel("Scene", row(widgets.VBox([c["seed"], c["clouds"]]), explorer.other), c["psi"],
+                   width="600px")]
+    about = ("z_dyn is weather and time of day, the scene its mountains and shores, the clouds where they "
+             "stand.")
     left = widgets.VBox([*explorer.images, explorer.caption])
     return page("Light and scene", about, row(left, widgets.VBox(right), gap="20px"))
 
@@ -103,7 +110,7 @@ class SceneExplorer(Explorer):
                  G: Generator | None = None,   # None: the shipped one
                  seed: int = 0,                # of the scene, at first
                  psi: float = 0.7,             # truncation, at first
-                 A=None):                      # lighting network, which knows the styles; None: the shipped one
+                 A=None):  # lighting network, which knows the styles; None: the shipped one
         self.G, digest = first_networks(G)
         styles, self.own_styles = styles_for(self.G, A)
         self.mean, self.rows = mean_style(self.G), measurements(digest)
@@ -111,11 +118,13 @@ class SceneExplorer(Explorer):
         controls = {name: slider(name.replace("_", " ", 2), 0.0, -3.5, 3.5) for name in self.names}
         controls |= dict(seed=whole("scene", seed), clouds=whole("clouds", seed))
         controls |= dict(psi=slider("truncation", psi, 0.0, 1.0, 0.05, ".2f"))
-        self.neutral, self.other = widgets.Button(description="neutral, z_dyn = 0"), widgets.Button(description="another scene")
+        self.neutral, self.other = widgets.Button(
+            description="neutral, z_dyn = 0"), widgets.Button(description="another scene")
         self.neutral.layout.margin = "6px 0 0 0"
         self.styles = style_buttons(lambda z_dyn: self.set(**dict(zip(self.names, z_dyn))), styles)
         self.neutral.on_click(lambda _: self.set(**dict.fromkeys(self.names, 0.0)))
-        self.other.on_click(lambda _: self.set(**{name: controls[name].value + 1 for name in ("seed", "clouds")}))
+        self.other.on_click(lambda _: self.set(**{name: controls[name].value + 1
+                                                  for name in ("seed", "clouds")}))
         super().__init__(controls, (420,))
 
     @torch.no_grad()
@@ -146,7 +155,8 @@ def map_pictures(maps, size, horizon):
 
 def motion_controls(seed, frames):
     "What can be chosen for a motion."
-    return dict(direction=ClockFace(), speed=slider("speed", 1.0, -4.0, 4.0), horizon=slider("horizon", 0.5, 0.0, 1.0, 0.05, ".2f"),
+    return dict(direction=ClockFace(), speed=slider("speed", 1.0, -4.0, 4.0),
+                horizon=slider("horizon", 0.5, 0.0, 1.0, 0.05, ".2f"),
                 time=slider("time", 0, 0, frames - 1, 1, "d"), seed=whole("scene", seed))
 
 # %% ../../nbs/97_latents.ipynb #04f4065e
@@ -154,12 +164,14 @@ def motion_page(explorer):
     "How the page of motion is laid out."
     c, (image, *maps), config = explorer.controls, explorer.images, explorer.G.config
     sizes = [config.size(k) for k in range(config.levels)][:-4:-1]
-    labelled = [widgets.VBox([shown, sentence(f"S_dyn, {s} x {s}", "small")]) for shown, s in zip(maps, sizes)]
+    labelled = [widgets.VBox([shown, sentence(f"S_dyn, {s} x {s}", "small")])
+                for shown, s in zip(maps, sizes)]
     left = widgets.VBox([row(image, widgets.VBox(labelled)), explorer.caption, explorer.movie.widget])
     where = sentence("Where the clouds go; 12 is up and closer:", "small")
     motion = panel("Motion", where, c["direction"], c["speed"], c["horizon"], width="400px")
     when = panel("Time and scene", explorer.play, c["time"], c["seed"], explorer.job.widget, width="400px")
-    about = "The dynamic maps are warped by a homography above the horizon, by its mirror image below; light and scene stay."
+    about = ("The dynamic maps are warped by a homography above the horizon, by its mirror image below; "
+             "light and scene stay.")
     return page("Motion", about, row(left, widgets.VBox([motion, when]), gap="20px"))
 
 # %% ../../nbs/97_latents.ipynb #7ee012c9
@@ -173,7 +185,8 @@ class MotionExplorer(Explorer):
         self.G, self.psi, controls = load_generator() if G is None else G, psi, motion_controls(seed, frames)
         self.mean, self.movie = mean_style(self.G), Movie("motion.mp4", 420)
         self.play = widgets.Play(min=0, max=frames - 1, step=2, interval=120)
-        self.linked, self.job = widgets.jslink((self.play, "value"), (controls["time"], "value")), Job("save video", self.save)
+        self.linked = widgets.jslink((self.play, "value"), (controls["time"], "value"))
+        self.job = Job("save video", self.save)
         super().__init__(controls, (420, 122, 122, 122))
 
     @torch.no_grad()
@@ -189,7 +202,8 @@ class MotionExplorer(Explorer):
     def draw(self, time, direction, speed, horizon, seed):
         images, maps = self.render([time], direction, speed, horizon, seed)
         fine = map_pictures([m[0] for m in maps[:-4:-1]], max(128, self.G.config.resolution), horizon)
-        return [images[0], *fine], f"{direction}, speed {speed:+.2f}, horizon {horizon:.2f}, scene {seed}, frame {time}"
+        words = f"{direction}, speed {speed:+.2f}, horizon {horizon:.2f}, scene {seed}, frame {time}"
+        return [images[0], *fine], words
 
     def clip(self, tick=lambda share, sentence: None):
         "All frames with the present values, (T, 3, R, R)."
@@ -201,9 +215,8 @@ class MotionExplorer(Explorer):
         return torch.cat(parts)
 
     def save(self, tick):
-        name = self.caption.value.rsplit(",", 1)[0]
         frames = self.clip(lambda share, sentence: tick(0.8 * share, sentence))
         self.movie.show(frames, 30, lambda share: tick(0.8 + 0.2 * share, "encoding"))
-        return f"{len(frames)} frames, {name}"
+        return f"{len(frames)} frames, {self.caption.value.rsplit(',', 1)[0]}"
 
     def page(self): return motion_page(self)

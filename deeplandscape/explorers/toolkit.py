@@ -42,11 +42,13 @@ def slider(name, value, low, high, step=0.25, form="+.2f"):
     make = widgets.IntSlider if isinstance(step, int) else widgets.FloatSlider
     limits = dict(min=low, max=high, step=step)
     layout = widgets.Layout(width="330px")
-    return make(value, **limits, description=name, continuous_update=False, readout_format=form, layout=layout)
+    return make(value, **limits, description=name, continuous_update=False, readout_format=form,
+                layout=layout)
 
 def whole(name, value): return widgets.BoundedIntText(value, min=0, max=10**6, description=name)
 def choose(name, options, value): return widgets.Dropdown(options=options, value=value, description=name)
-def picture(width): return widgets.Image(format="png", layout=widgets.Layout(width=f"{width}px", flex="0 0 auto"))
+def picture(width):
+    return widgets.Image(format="png", layout=widgets.Layout(width=f"{width}px", flex="0 0 auto"))
 
 def sentence(text="", kind="sentence"):
     "Plain text that wraps."
@@ -61,12 +63,14 @@ SHEET = """<style>
 .explorer h2 { font-size: 20px; line-height: 1.3; margin: 4px 0 0 0; color: var(--ink); }
 .explorer .about { font-size: 13px; line-height: 1.45; color: var(--soft); margin: 2px 0 6px 0; }
 .explorer .widget-label.sentence, .explorer .widget-label.small, .explorer .widget-label.title
-    { white-space: normal; height: auto; min-height: 18px; line-height: 1.4; overflow: visible; color: var(--ink); }
+    { white-space: normal; height: auto; min-height: 18px; line-height: 1.4; overflow: visible;
+      color: var(--ink); }
 .explorer .widget-label.small { font-size: 12px; color: var(--soft); }
 .explorer .widget-label.title { font-weight: 600; }
 .explorer .panel { border: 1px solid var(--line); border-radius: 6px; padding: 8px 12px; margin: 0 0 10px 0; }
 .explorer img { border-radius: 4px; background: var(--line); }
-.explorer .report td { font-size: 12px; line-height: 1.5; color: var(--ink); padding: 0 18px 0 0; text-align: left; vertical-align: top; }
+.explorer .report td { font-size: 12px; line-height: 1.5; color: var(--ink); padding: 0 18px 0 0;
+    text-align: left; vertical-align: top; }
 </style>"""
 
 def page(title, about, *parts):
@@ -84,7 +88,8 @@ def panel(title, *parts, **layout):
     return box
 
 def row(*parts, gap="12px", center=False):
-    return widgets.HBox(parts, layout=widgets.Layout(align_items="center" if center else "flex-start", grid_gap=gap))
+    return widgets.HBox(parts, layout=widgets.Layout(
+        align_items="center" if center else "flex-start", grid_gap=gap))
 
 # %% ../../nbs/96_toolkit.ipynb #bae3594a
 class Drawing:
@@ -118,7 +123,7 @@ class Drawing:
 
 # %% ../../nbs/96_toolkit.ipynb #ff8fc251
 class Explorer:
-    "Named controls, pictures, and a caption; a subclass has `draw(**values) -> (pictures, caption)` and `page()`."
+    "Named controls, pictures, caption; a subclass has `draw(**values) -> (pictures, caption)` and `page()`."
     def __init__(self,
                  controls: dict,            # name -> widget with a value
                  widths: tuple = (384,)):   # of the pictures on the screen, px
@@ -128,7 +133,8 @@ class Explorer:
         self.refresh()
         self.widget = self.page()
 
-    def page(self): return page(type(self).__name__, "", row(*self.images), self.caption, *self.controls.values())
+    def page(self):
+        return page(type(self).__name__, "", row(*self.images), self.caption, *self.controls.values())
     def values(self): return {name: control.value for name, control in self.controls.items()}
     def ask(self, _=None): return None if self.held else self.drawing.ask()
     def wait(self): return self.drawing.wait()
@@ -146,7 +152,8 @@ class Explorer:
         "Draw with the present values; what is wrong with them becomes the caption."
         try: pictures, caption = self.draw(**self.values())
         except InputError as error: pictures, caption = [], str(error)
-        except Exception as error: pictures, caption = [], f"This failed: {type(error).__name__}, {str(error)[:200]}"
+        except Exception as error:
+            pictures, caption = [], f"This failed: {type(error).__name__}, {str(error)[:200]}"
         for image, made in zip(self.images, pictures): image.value = as_png(made)
         self.caption.value = caption
 
@@ -160,15 +167,18 @@ class Job:
                  work):         # callable(tick) -> sentence; calls tick(share done, sentence) often
         self.name, self.work, self.thread, self.stopping, self.told = name, work, None, False, 0.0
         self.button = widgets.Button(description=name, button_style="primary")
-        self.bar = widgets.FloatProgress(0.0, min=0.0, max=1.0, layout=widgets.Layout(visibility="hidden", width="220px"))
+        self.bar = widgets.FloatProgress(0.0, min=0.0, max=1.0,
+                                         layout=widgets.Layout(visibility="hidden", width="220px"))
         self.note = sentence()
         self.button.on_click(self.click)
         self.widget = widgets.VBox([row(self.button, self.bar), self.note])
 
     def click(self, _=None):
         "Start, or stop what runs."
-        if self.thread is not None and self.thread.is_alive(): self.stopping, self.note.value = True, "Stopping ..."; return
-        self.stopping, self.bar.value, self.note.value, self.began = False, 0.0, "Starting ...", time.monotonic()
+        if self.thread is not None and self.thread.is_alive():
+            self.stopping, self.note.value = True, "Stopping ..."; return
+        self.stopping, self.began = False, time.monotonic()
+        self.bar.value, self.note.value = 0.0, "Starting ..."
         self.button.description, self.bar.layout.visibility = "stop", "visible"
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
@@ -178,7 +188,8 @@ class Job:
         if self.stopping: raise InputError("Stopped.")
         now = time.monotonic()
         if now - self.told < 0.2: return
-        self.told, self.bar.value, self.note.value = now, share, f"{sentence}; {time_left(now - self.began, share)}"
+        self.told, self.bar.value, self.note.value = now, share, (f"{sentence}; "
+                                                                  f"{time_left(now - self.began, share)}")
 
     def run(self):
         try: sentence = self.work(self.tick)
@@ -211,7 +222,8 @@ class Movie:
             self.data = write_video(told(), Path(folder) / "movie.mp4", fps).read_bytes()
         player = widgets.Video(value=self.data, format="mp4", width=str(self.width), autoplay=True, loop=True)
         source = f"data:video/mp4;base64,{base64.b64encode(self.data).decode()}"
-        link = f'<a style="text-decoration: underline" download="{self.name}" href="{source}">download {self.name}</a>'
+        link = (f'<a style="text-decoration: underline" download="{self.name}" href="{source}">download '
+                f'{self.name}</a>')
         text = f"{link} ({len(self.data) / 1024:.0f} kB)"
         self.widget.children = (player, widgets.HTML(text))
 
@@ -241,9 +253,11 @@ class ClockFace(widgets.GridBox):
         return button
 
     def mark(self, _=None):
-        for hour, button in self.buttons.items(): button.button_style = "primary" if hour == self.value else ""
+        for hour, button in self.buttons.items():
+            button.button_style = "primary" if hour == self.value else ""
         turn = f"transform: rotate({30 * int(self.value[:-1])}deg)"
-        self.arrow.value = f'<div style="{turn}; font-size: 44px; line-height: 75px; text-align: center">&uarr;</div>'
+        self.arrow.value = (f'<div style="{turn}; font-size: 44px; line-height: 75px; text-align: '
+                            f'center">&uarr;</div>')
 
 # %% ../../nbs/96_toolkit.ipynb #d6fc70e0
 def read_upload(
@@ -280,13 +294,17 @@ def thumbnail(photo, longest=384):
 class PhotoChoice:
     "A photograph from a list, or uploaded: `.name`, `.photo` (3, H, W), `.widget`."
     def __init__(self,
-                 photos: dict | None = None,   # name -> (3, H, W) in [-1, 1], or a function that gives it; None: examples
+                 # name -> (3, H, W) in [-1, 1], or a function that gives it; None: examples
+                 photos: dict | None = None,
                  longest: int = 320):          # side of the preview in pixels
-        self.photos, self.longest, self.note = dict(photos or offered_photos()), longest, sentence("", "small")
+        self.photos, self.longest, self.note = dict(photos
+                                                    or offered_photos()), longest, sentence("", "small")
         names = list(self.photos)
         self.list = choose("photo", names, names[0])
-        self.upload = widgets.FileUpload(accept="image/*", description="upload", layout=widgets.Layout(width="110px"))
-        self.preview = widgets.Image(format="png", layout=widgets.Layout(flex="0 0 auto", align_self="flex-start"))
+        self.upload = widgets.FileUpload(accept="image/*", description="upload",
+                                         layout=widgets.Layout(width="110px"))
+        self.preview = widgets.Image(format="png",
+                                     layout=widgets.Layout(flex="0 0 auto", align_self="flex-start"))
         self.list.layout.width = "240px"
         self.list.style.description_width = "44px"
         self.widget = widgets.VBox([row(self.list, self.upload, gap="4px"), self.note, self.preview])
@@ -308,7 +326,9 @@ class PhotoChoice:
     def take(self, change):
         "Read what was uploaded, and choose it."
         try: new = {file["name"]: read_upload(file["name"], file["content"]) for file in change["new"]}
-        except Exception as error: self.note.value = str(error) if isinstance(error, InputError) else f"This upload failed: {error}"; return
+        except Exception as error:
+            self.note.value = (str(error) if isinstance(error, InputError)
+                               else f"This upload failed: {error}"); return
         self.photos |= new
         self.list.options = list(self.photos)
         for name in new: self.list.value, self.note.value = name, f"{name} is here."

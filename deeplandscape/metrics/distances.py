@@ -14,18 +14,19 @@ import numpy as np
 import torch
 
 from ..core import InputError
+from ..statistics import centred_interval, in_order, Measurement
 from .extractors import as_pictures, extractor, Extractor
-from .similarity import _ordered, Measurement
 
 # %% ../../nbs/53_distances.ipynb #f1f624d5
 def _factor(features):
     "Mean and triangular factor R of the covariance, which is R^T R, of (n, d) features."
     x = torch.as_tensor(features).detach().cpu().double()
     if x.ndim != 2 or len(x) < 2:
-        raise InputError(f"A distance between sets needs at least 2 vectors (n, d) in each, not {tuple(x.shape)}.")
+        raise InputError(f"A distance between sets needs at least 2 vectors (n, d) in each, not "
+                         f"{tuple(x.shape)}.")
     if not x.isfinite().all():
         raise InputError("Some features are not finite numbers; the pictures may be damaged.")
-    x = torch.from_numpy(_ordered(x.numpy()))
+    x = torch.from_numpy(in_order(x.numpy()))
     mean = x.mean(0)
     return mean, torch.linalg.qr((x - mean) / math.sqrt(len(x) - 1), mode="r").R
 
@@ -59,15 +60,17 @@ def frechet_extrapolated(
     seed: int = 0,          # of the subsets
 ) -> Extrapolation:
     "The Frechet distance extrapolated to infinitely many pictures."
-    x, y = (_ordered(np.asarray(torch.as_tensor(v).detach().cpu(), dtype=np.float64)) for v in (x, y))
+    x, y = (in_order(np.asarray(torch.as_tensor(v).detach().cpu(), dtype=np.float64)) for v in (x, y))
     n, rng = min(len(x), len(y)), np.random.default_rng(seed)
     sizes = np.unique(np.linspace(n / 3, n, points).round().astype(int).clip(2))
     pick = lambda v, k: v[rng.choice(len(v), k, replace=False)]
     often = lambda k: 1 if k == len(x) == len(y) else repeats
-    values = [float(np.mean([frechet_distance(pick(x, k), pick(y, k)) for _ in range(often(k))])) for k in sizes]
+    values = [float(np.mean([frechet_distance(pick(x, k), pick(y, k)) for _ in range(often(k))]))
+              for k in sizes]
     slope, limit = np.polyfit(1 / sizes, values, 1) if len(sizes) > 1 else (math.nan, math.nan)
     enough = sizes[0] > 1.5 * x.shape[1]
-    return Extrapolation(float(limit) if enough else math.nan, float(slope), tuple(map(int, sizes)), tuple(values))
+    return Extrapolation(float(limit) if enough else math.nan, float(slope), tuple(map(int, sizes)),
+                         tuple(values))
 
 # %% ../../nbs/53_distances.ipynb #6451c273
 def kernel_distance(
@@ -78,7 +81,7 @@ def kernel_distance(
     seed: int = 0,            # of the subsets
 ) -> tuple:                   # mean over subsets, standard deviation over subsets
     "Unbiased squared MMD with the cubic kernel; about 0 for one distribution, possibly slightly negative."
-    x, y = (_ordered(np.asarray(torch.as_tensor(v).detach().cpu(), dtype=np.float64)) for v in (x, y))
+    x, y = (in_order(np.asarray(torch.as_tensor(v).detach().cpu(), dtype=np.float64)) for v in (x, y))
     n = min(len(x), len(y), subset_size)
     if n < 2:
         raise InputError("A kernel distance needs at least 2 vectors in each set.")
@@ -136,18 +139,18 @@ def compare_sets(
     by = by if isinstance(by, Extractor) else extractor(by)
     name, rng, draws = distance_name(kind, by), np.random.default_rng(seed), []
     distance = frechet_distance if kind == "frechet" else lambda a, b: kernel_distance(a, b, seed=seed)[0]
-    sets = [_ordered(np.asarray(torch.as_tensor(f).detach().cpu(), dtype=np.float64)) for f in (real, fake)]
+    sets = [in_order(np.asarray(torch.as_tensor(f).detach().cpu(), dtype=np.float64)) for f in (real, fake)]
     value = distance(*sets)
     for _ in range(resamples):
         draws.append(distance(*(f[rng.integers(0, len(f), len(f))] for f in sets)))
-    spread = np.quantile(np.array(draws) - np.mean(draws), [0.025, 0.975]) if draws else [math.nan] * 2
     known = dict(metric=name, **by.protocol, n_real=len(real), n_fake=len(fake), dimensions=sets[0].shape[1],
                  seed=seed, resamples=resamples, standard_error=float(np.std(draws)) if draws else math.nan)
     if kind == "frechet":
-        known["extrapolated"] = frechet_extrapolated(*sets, repeats=3, seed=seed).limit if resamples else math.nan
+        known["extrapolated"] = (frechet_extrapolated(*sets, repeats=3, seed=seed).limit if resamples
+                                 else math.nan)
         if min(len(real), len(fake)) <= sets[0].shape[1]:
             known["caution"] = "fewer items than features: compare at equal numbers only, no extrapolation"
-    return Measurement(value, value + float(spread[0]), value + float(spread[1]), known | protocol)
+    return Measurement(*centred_interval([value, *draws]), known | protocol)
 
 # %% ../../nbs/53_distances.ipynb #92f83c3d
 @torch.no_grad()
@@ -168,7 +171,8 @@ def clip_features(
     rows, needed = [], start + (frames - 1) * stride + 1
     for clip in clips:
         if len(clip) < needed:
-            raise InputError(f"A clip has {len(clip)} frames; {frames} of them, {stride} apart, need {needed}.")
+            raise InputError(
+                f"A clip has {len(clip)} frames; {frames} of them, {stride} apart, need {needed}.")
         rows.append(by(as_pictures(clip[start:needed:stride], "-1..1")[None]))
     return torch.cat(rows)
 

@@ -31,19 +31,22 @@ def as_pictures(
 ) -> torch.Tensor:         # (B, 3, H, W) float32 in [-1, 1]
     "A batch of pictures in [-1, 1], from any of the three usual ranges; InputError rather than a guess."
     if not torch.is_tensor(images) or images.ndim != 4 or images.shape[1] != 3:
-        raise InputError(f"Expected float images or 8-bit ones (B, 3, H, W), not {tuple(getattr(images, 'shape', ()))}.")
+        raise InputError(f"Expected float images or 8-bit ones (B, 3, H, W), not "
+                         f"{tuple(getattr(images, 'shape', ()))}.")
     if images.dtype == torch.uint8:
         return from_uint8(images)
     if not images.is_floating_point():
         raise InputError(f"Expected float images in [-1, 1] or 8-bit ones, not {images.dtype}.")
     low, high = (float(v) for v in images.aminmax()) if images.numel() else (-1.0, 1.0)
     if span == "auto" and low >= 0 and high <= 1.01:
-        raise InputError(f"Floats between {low:.2f} and {high:.2f} may be of either range; say span='0..1' or span='-1..1'.")
+        raise InputError(f"Floats between {low:.2f} and {high:.2f} may be of either range; say span='0..1' "
+                         f"or span='-1..1'.")
     span = "-1..1" if span == "auto" else span
     if span not in SPANS:
         raise InputError(f"span must be 'auto', {' or '.join(map(repr, SPANS))}, not {span!r}.")
     if low < SPANS[span][0] or high > SPANS[span][1]:
-        raise InputError(f"The values go from {low:.2f} to {high:.2f}, which is not the range {span}; convert them first.")
+        raise InputError(f"The values go from {low:.2f} to {high:.2f}, which is not the range {span}; "
+                         f"convert them first.")
     return images.float() * 2 - 1 if span == "0..1" else images.float()
 
 # %% ../../nbs/50_extractors.ipynb #ecf6c530
@@ -81,7 +84,8 @@ class Extractor:
     @property
     def protocol(self) -> dict:
         "What it adds to the protocol of a measurement."
-        return dict(extractor=self.name, weights=self.sha256[:16] or "none", resize=self.resize, range=self.span,
+        return dict(extractor=self.name, weights=self.sha256[:16] or "none", resize=self.resize,
+                    range=self.span,
                     paper_comparable=self.standard)
 
 # %% ../../nbs/50_extractors.ipynb #415946d5
@@ -116,7 +120,8 @@ def _inception(device):
     path = weights_path("inception")
     load_state(path)                                             # refuses anything but tensors
     try:
-        net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+        net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"],
+                                          feature_extractor_weights_path=str(path))
     except RuntimeError:
         raise InputError(f"{path} does not fit the Inception of torch-fidelity; fetch it again.") from None
     net = net.eval().to(device)
@@ -135,7 +140,8 @@ def _embedded_video(device, side=64):
         change = [(m[1:] - m[:-1]).abs().mean((0, 2, 3)) for m in maps[1:4]]
         return torch.cat(shown + change).cpu().double()
     compute = lambda clips: torch.stack([one(clip) for clip in clips])
-    return Extractor("embedded-video", compute, f"bilinear-antialias to {side} px", "-1..1", file_sha256(path))
+    return Extractor("embedded-video", compute, f"bilinear-antialias to {side} px", "-1..1",
+                     file_sha256(path))
 
 # %% ../../nbs/50_extractors.ipynb #22a46cc2
 def _i3d(device, path=None):
@@ -145,7 +151,8 @@ def _i3d(device, path=None):
         with warnings.catch_warnings(action="ignore"):                           # torch wants newer formats
             net = torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError, OSError):
-        raise InputError(f"{path} is no TorchScript file; give the I3D of FVD (i3d_torchscript.pt).") from None
+        raise InputError(f"{path} is no TorchScript file; give the I3D of FVD (i3d_torchscript.pt)."
+                         ) from None
 
     @torch.no_grad()
     def compute(clips):
@@ -189,12 +196,14 @@ def _lpips(device):
     files = weights_path("lpips"), weights_path("vgg16")
     heads, trunk = map(load_state, files)
     net = LPIPS()
-    wanted = {name: trunk.get(name.replace("trunk", "features")) for name in net.state_dict() if name.startswith("trunk")}
+    wanted = {name: trunk.get(name.replace("trunk", "features")) for name in net.state_dict()
+              if name.startswith("trunk")}
     wanted |= {f"heads.{k}": heads.get(f"lin{k}.model.1.weight") for k in range(5)}
     try:
         net.load_state_dict(wanted | {"shift": net.shift, "scale": net.scale})
     except (RuntimeError, AttributeError, TypeError):
-        raise InputError(f"{files[1]} and {files[0]} are not the VGG16 and the heads of LPIPS; fetch them again.") from None
+        raise InputError(f"{files[1]} and {files[0]} are not the VGG16 and the heads of LPIPS; fetch them "
+                         f"again.") from None
     net = net.eval().requires_grad_(False).to(device)
     return Extractor("lpips", net, "none", "-1..1", *_published(vgg16=files[1], lpips=files[0]))
 
@@ -213,11 +222,13 @@ def _raft(device):
         h, w = first.shape[-2:]
         if min(h, w) < 128 or h % 8 or w % 8:
             raise InputError(f"RAFT needs sides of at least 128 px divisible by 8, not {h} x {w}.")
-        return torch.cat([net(a.to(device), b.to(device))[-1].cpu() for a, b in zip(first.split(4), second.split(4))])
+        return torch.cat([net(a.to(device), b.to(device))[-1].cpu()
+                          for a, b in zip(first.split(4), second.split(4))])
     return Extractor("raft", compute, "none", "-1..1", *_published(raft=path))
 
 # %% ../../nbs/50_extractors.ipynb #4355236c
-BUILDERS = {"embedded": _embedded, "inception": _inception, "embedded-video": _embedded_video, "i3d": _i3d, "lpips": _lpips,
+BUILDERS = {"embedded": _embedded, "inception": _inception, "embedded-video": _embedded_video, "i3d": _i3d,
+            "lpips": _lpips,
             "raft": _raft, "random": _random}
 
 
@@ -232,5 +243,6 @@ def extractor(
     if str(name).endswith((".pt", ".jit")):
         return _i3d(device, name)
     if name not in BUILDERS:
-        raise InputError(f"There is no extractor {name!r}; known are {', '.join(BUILDERS)}, or a TorchScript file (.pt).")
+        raise InputError(f"There is no extractor {name!r}; known are {', '.join(BUILDERS)}, or a "
+                         f"TorchScript file (.pt).")
     return BUILDERS[name](device) if side is None else BUILDERS[name](device, side)

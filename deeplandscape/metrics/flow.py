@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from ..core import InputError
 from ..perception.network import CLASSES
 from .extractors import as_pictures, extractor, Extractor
-from .similarity import (
-    lpips_distance, masked_ssim, measure, Measurement, perceptual_distance, ssim)
+from .similarity import lpips_distance, masked_ssim, perceptual_distance, ssim
+from ..statistics import measure, Measurement
 
 # %% ../../nbs/52_flow.ipynb #3a4e5f87
 def _search(frames):

@@ -6,13 +6,12 @@
 __all__ = ['LightingConfig', 'ResidualLinear', 'Approximator', 'save_lighting', 'load_lighting']
 
 # %% ../../nbs/25_approximator.ipynb #d936f698
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from torch import nn
 import torch
 
-from ..core import InputError, pick_device
-from ..files import load_tensors, save_tensors, WEIGHTS, weights_path
+from ..files import load_network, save_network
 
 # %% ../../nbs/25_approximator.ipynb #4fd972b1
 @dataclass(frozen=True)
@@ -61,19 +60,12 @@ def save_lighting(
     dtype=torch.float32,         # torch.float16 halves the file
 ):
     "Write A: weights as safetensors, configuration and `meta` as JSON inside."
-    tensors = {name: t.to(dtype) for name, t in A.state_dict().items()}
-    save_tensors(path, tensors, {**A.meta, **(meta or {}), "kind": "lighting", "config": asdict(A.config)})
+    save_network(path, A, "lighting", meta, dtype)
 
 def load_lighting(
     path="lighting",             # a file, or a name in the weight registry
     device="cpu",                # where to put it
 ) -> Approximator:               # in evaluation mode, float32, `.meta` filled
     "Read what `save_lighting` wrote."
-    path = weights_path(path) if path in WEIGHTS else path
-    tensors, meta = load_tensors(path)
-    if meta.get("kind") != "lighting":
-        raise InputError(f"{path} holds no lighting network; train or import one first.")
-    A = Approximator(LightingConfig(**meta["config"]))
-    A.load_state_dict({name: t.float() for name, t in tensors.items()})
-    A.meta = meta
-    return A.to(pick_device(device)).eval()
+    return load_network(path, "lighting", lambda config: Approximator(LightingConfig(**config)), device,
+                        word="lighting network")

@@ -28,7 +28,8 @@ class _Sum(torch.autograd.Function):
 
 def _batch_variance(x):
     "Variance over the batch, over the batches of all processes together: (B, ...) -> (1, ...)."
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1): return x.var(dim=0, correction=0, keepdim=True)
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return x.var(dim=0, correction=0, keepdim=True)
     mean = lambda y: _Sum.apply(y.mean(dim=0, keepdim=True)) / dist.get_world_size()
     return mean((x - mean(x)).square())
 
@@ -82,13 +83,15 @@ class Discriminator(nn.Module):
         self.score = Score(channels[0])
 
     def enter(self, images, level):
-        "from-RGB of each frame with shared weights, concatenated along channels: (B, F, 3, s, s) -> (B, C, s, s)."
+        "from-RGB of each frame with shared weights, joined along channels: (B, F, 3, s, s) -> (B, C, s, s)."
         return self.from_rgb[level](images.flatten(0, 1)).unflatten(0, images.shape[:2]).flatten(1, 2)
 
     def forward(self, images, level=None, alpha=1.0):
         level = self.config.levels - 1 if level is None else level
         images = images[:, None] if images.dim() == 4 else images
-        if images.shape[1] != self.frames: raise InputError(f"This discriminator judges {self.frames} images together, not {images.shape[1]}.")
+        if images.shape[1] != self.frames:
+            raise InputError(
+                f"This discriminator judges {self.frames} images together, not {images.shape[1]}.")
         x = self.enter(images, level)
         for i in range(level, 0, -1):
             x = self.blocks[i - 1](x)

@@ -7,14 +7,14 @@ __all__ = ['BACKBONES', 'ResNetFeatures', 'Residual', 'SmallFeatures', 'EncoderC
            'save_encoder', 'load_encoder']
 
 # %% ../../nbs/24_encoder.ipynb #3513d13d
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from torch import nn
 import torch
 import torch.nn.functional as F
 
-from ..core import InputError, pick_device
-from ..files import load_tensors, save_tensors, WEIGHTS, weights_path
+from ..core import InputError
+from ..files import load_network, save_network, WEIGHTS, weights_path
 
 # %% ../../nbs/24_encoder.ipynb #6672ad3f
 class ResNetFeatures(nn.Module):
@@ -129,19 +129,11 @@ def save_encoder(
     dtype=torch.float32,         # torch.float16 halves the file (matrices and kernels only)
 ):
     "Write an encoder: weights as safetensors, configuration and `meta` as JSON inside."
-    tensors = {n: t.to(dtype) if t.is_floating_point() and t.dim() > 1 else t for n,
-               t in E.state_dict().items()}
-    save_tensors(path, tensors, {**E.meta, **(meta or {}), "kind": "encoder", "config": asdict(E.config)})
+    save_network(path, E, "encoder", meta, dtype)
 
 def load_encoder(
     path="encoder",              # a file, or a name in the weight registry
     device="cpu",                # where to put it
 ) -> Encoder:                    # in evaluation mode, float32, `.meta` filled
     "Read an encoder that `save_encoder` wrote."
-    path = weights_path(path) if path in WEIGHTS else path
-    tensors, meta = load_tensors(path)
-    if meta.get("kind") != "encoder": raise InputError(f"{path} holds no encoder; train or import one first.")
-    E = Encoder(EncoderConfig(**meta["config"]))
-    E.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
-    E.meta = meta
-    return E.to(pick_device(device)).eval()
+    return load_network(path, "encoder", lambda config: Encoder(EncoderConfig(**config)), device)

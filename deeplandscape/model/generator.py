@@ -7,14 +7,14 @@ __all__ = ['GeneratorConfig', 'Latents', 'Mapping', 'Block', 'mix_styles', 'Gene
            'save_generator', 'load_generator']
 
 # %% ../../nbs/21_generator.ipynb #f72dfe34
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from torch import nn, Tensor
 import torch
 import torch.nn.functional as F
 
 from ..core import InputError, item_normal
-from ..files import load_tensors, save_tensors, weights_path
+from ..files import load_network, save_network
 from .layers import AdaIN, blur, EqualConv2d, EqualLinear, NoiseInput, StyledMaps, UpConv2d
 
 # %% ../../nbs/21_generator.ipynb #c3f5b0dc
@@ -191,18 +191,11 @@ def save_generator(
     dtype=torch.float32,        # torch.float16 halves the file
 ):
     "Write a generator: weights as safetensors, configuration and `meta` as JSON inside."
-    tensors = {name: t.detach().to("cpu", dtype) for name, t in G.state_dict().items()}
-    save_tensors(path, tensors, {**G.meta, **(meta or {}), "kind": "generator", "config": asdict(G.config)})
+    save_network(path, G, "generator", meta, dtype)
 
 def load_generator(
     path="generator",           # a file, or a name in the weight registry
     device="cpu",               # where to put it
 ) -> Generator:                 # in evaluation mode, float32, `.meta` filled
     "Read a generator that `save_generator` wrote."
-    path = weights_path(path) if path in ("generator",) else path
-    tensors, meta = load_tensors(path)
-    if meta.get("kind") != "generator": raise InputError(f"{path} holds no generator; import or train one first.")
-    G = Generator(GeneratorConfig(**meta["config"]))
-    G.load_state_dict({name: t.float() for name, t in tensors.items()})
-    G.meta = meta
-    return G.to(device).eval()
+    return load_network(path, "generator", lambda config: Generator(GeneratorConfig(**config)), device)

@@ -181,7 +181,7 @@ def approximator_from_official(
                   convert(state, names, "lighting network"), "lighting network")
 
 # %% ../../nbs/27_official.ipynb #21dd3df1
-def save_network(path, network, about):
+def save_imported(path, network, about):
     "Write one network with the function of its kind; a discriminator has none of its own."
     if isinstance(network, Discriminator):
         meta = {**about, "kind": "discriminator", "frames": network.frames, "config": asdict(network.config)}
@@ -217,7 +217,7 @@ def import_official(
     done = []
     for name, network in networks_in(found, int(resolution or says), w_dim).items():
         path, card = out / f"{name}.safetensors", {**about, "kind": name, "config": asdict(network.config)}
-        save_network(path, network, about)
+        save_imported(path, network, about)
         with atomic(path.with_suffix(".json")) as partial:
             Path(partial).write_text(json.dumps(card, indent=1))
         done.append(f"Wrote {path}: {sum(p.numel() for p in network.parameters()):,} weights.")

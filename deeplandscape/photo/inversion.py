@@ -45,7 +45,8 @@ def find_variant(
     name: str,    # a key of VARIANTS
 ) -> Variant:
     "The variant of that name."
-    if name not in VARIANTS: raise InputError(f"There is no inversion variant {name!r}; choose one of {', '.join(VARIANTS)}.")
+    if name not in VARIANTS:
+        raise InputError(f"There is no inversion variant {name!r}; choose one of {', '.join(VARIANTS)}.")
     return VARIANTS[name]
 
 # %% ../../nbs/71_inversion.ipynb #1bf4ed0c
@@ -58,7 +59,8 @@ class Settings:
     tie_W: float = 1.0             # weight of L_init (Algorithm 1; the text of Section 3.2 says 0.01)
     S_gradient: float = 0.001      # lambda_S, which scales the gradient of S before Adam
     S_lr: float | None = None      # instead of S_gradient: a rate of its own for S, relative to lr
-    keep_zero: bool = True         # with a mask: S_st stays zero in sky and water, S_dyn in static parts (Section 3.2)
+    # with a mask: S_st stays zero in sky and water, S_dyn in static parts (Section 3.2)
+    keep_zero: bool = True
     halve_after: int = 20          # iterations without improvement
     stop_after: int = 100          # iterations without improvement
     tune_iterations: int = 500     # of the fine-tuning
@@ -91,7 +93,7 @@ class Adam:
 
 # %% ../../nbs/71_inversion.ipynb #d0f96a76
 class Plateau:
-    "A learning rate for each item: halved after `halve_after`, zero after `stop_after` steps without improvement."
+    "A rate for each item: halved after `halve_after`, zero after `stop_after` steps without improvement."
     def __init__(self, items, lr, halve_after, stop_after, device="cpu"):
         self.lr = torch.full((items,), lr, device=device)
         self.best = torch.full((items,), torch.inf, device=device)
@@ -214,7 +216,8 @@ def algorithm_2(
 ):
     "EOIFS: optimise W with S_st in static regions, with S_dyn in sky and water (Algorithm 2)."
     rule = Adam()
-    plateaus = [Plateau(len(state.W), settings.lr, settings.halve_after, settings.stop_after, state.W.device) for _ in range(2)]
+    plateaus = [Plateau(len(state.W), settings.lr, settings.halve_after, settings.stop_after, state.W.device)
+                for _ in range(2)]
     loss = [torch.zeros(len(state.W))] * 2
     for iteration in range(settings.iterations):
         odd = iteration % 2
@@ -277,12 +280,16 @@ def start(
     seed: int,
 ) -> State:
     "Initial latents, as the variant says."
-    if variant.init_W == "E" and E is None: raise InputError("This variant starts from an encoder; give one with E=load_encoder().")
+    if variant.init_W == "E" and E is None:
+        raise InputError("This variant starts from an encoder; give one with E=load_encoder().")
     with torch.no_grad():
-        W = E(photo) if variant.init_W == "E" else mean_style(G)[:, None].expand(len(photo), 2 * G.config.levels, -1)
-    draw = lambda kind, s: item_normal((1, s, s), [seed + b for b in range(len(photo))], kind, s, device=photo.device)
+        W = (E(photo) if variant.init_W == "E"
+             else mean_style(G)[:, None].expand(len(photo), 2 * G.config.levels, -1))
+    draw = lambda kind, s: item_normal((1, s, s), [seed + b for b in range(len(photo))], kind, s,
+                                       device=photo.device)
     sizes = [G.config.size(i) for i in range(G.config.levels)]
-    maps = lambda kind: [draw(kind, s) if variant.init_S == "random" else torch.zeros(len(photo), 1, s, s, device=photo.device) for s in sizes]
+    maps = lambda kind: [draw(kind, s) if variant.init_S == "random"
+                         else torch.zeros(len(photo), 1, s, s, device=photo.device) for s in sizes]
     return State(W.clone(), maps("S_st"), maps("S_dyn"))
 
 # %% ../../nbs/71_inversion.ipynb #47497219
@@ -299,7 +306,9 @@ def invert(
 ) -> Inversion:
     "Find the latents of photographs (Section 3.2)."
     v, R = find_variant(variant), G.config.resolution
-    if photo.shape[1:] != (3, R, R): raise InputError(f"This generator inverts photographs of shape (B, 3, {R}, {R}), not {tuple(photo.shape)}.")
+    if photo.shape[1:] != (3, R, R):
+        raise InputError(f"This generator inverts photographs of shape (B, 3, {R}, {R}), not "
+                         f"{tuple(photo.shape)}.")
     if v.segmentation and mask is None: raise InputError(f"{variant} needs a mask of the static regions.")
     frozen = copy.deepcopy(G).requires_grad_(False)
     state, history = start(frozen, photo, v, E, seed), []
@@ -310,9 +319,11 @@ def invert(
     W_init = state.W.clone() if v.tie_W else None
     whole = Target(photo, perceptual)
     if v.segmentation:
-        algorithm_2(frozen, state, W_init, Target(photo, perceptual, mask), Target(photo, perceptual, 1 - mask), settings, report("latents"))
+        algorithm_2(frozen, state, W_init, Target(photo, perceptual, mask),
+                    Target(photo, perceptual, 1 - mask), settings, report("latents"))
     else: algorithm_1(frozen, state, W_init, whole, v, settings, report("latents"))
-    generators = [tune_one(frozen, state, photo, b, perceptual, settings, report("generator")) if v.fine_tune else frozen for b in range(len(photo))]
+    generators = [tune_one(frozen, state, photo, b, perceptual, settings, report("generator")) if v.fine_tune
+                  else frozen for b in range(len(photo))]
     return Inversion(state.W, state.S_st, state.S_dyn, generators, photo, mask, history)
 
 def tune_one(G, state, photo, b, perceptual, settings, report):

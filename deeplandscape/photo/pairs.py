@@ -50,11 +50,14 @@ def training_pairs(
     def draw(split, step):
         g = item_generator(seed, "superres", split, step)
         large = source(batch, g, split)
-        if large.shape[-1] < patch: raise InputError(f"Patches of {patch} px do not fit into pictures of {large.shape[-1]} px.")
+        if large.shape[-1] < patch:
+            raise InputError(f"Patches of {patch} px do not fit into pictures of {large.shape[-1]} px.")
         small = reduce(large, [s // 4 for s in large.shape[-2:]]).clamp(-1, 1)
         if imperfect is not None: small = imperfect(small)
-        corners = [torch.randint((s - patch) // 4 + 1, (batch,), generator=g).tolist() for s in large.shape[-2:]]
-        cut = lambda x, k: torch.stack([i[:, k * t:, k * l:][:, :k * patch // 4, :k * patch // 4] for i, t, l in zip(x, *corners)])
+        corners = [torch.randint((s - patch) // 4 + 1, (batch,), generator=g).tolist()
+                   for s in large.shape[-2:]]
+        cut = lambda x, k: torch.stack([i[:, k * t:, k * l:][:, :k * patch // 4, :k * patch // 4]
+                                        for i, t, l in zip(x, *corners)])
         return cut(small, 1), cut(large, 4)
     return draw
 
@@ -68,7 +71,8 @@ def inverted(
 ):                                      # (B, 3, R, R) -> (B, 3, R, R)
     "The small picture as the generator reproduces it."
     def imperfect(small):
-        with torch.enable_grad(): found = invert(G, small, variant, E, perceptual=perceptual, settings=settings)
+        with torch.enable_grad():
+            found = invert(G, small, variant, E, perceptual=perceptual, settings=settings)
         return found.reconstruction().clamp(-1, 1)
     return imperfect
 
@@ -82,7 +86,8 @@ def stored_pairs(
         path = Path(folder) / f"{split}-{step % batches:06d}.safetensors"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_tensors(path, dict(zip(("small", "large"), draw(split, step % batches))), {"kind": "superres pairs"})
+            save_tensors(path, dict(zip(("small", "large"), draw(split, step % batches))),
+                         {"kind": "superres pairs"})
         tensors, _ = load_tensors(path)
         return tensors["small"], tensors["large"]
     return stored
@@ -95,7 +100,7 @@ def train_superres(
     perceptual=None,                        # perceptual loss; None: L1 alone
     weight: float = 0.1,                    # lambda, of the perceptual loss
     seed: int = 0,                          # of the initial weights
-    path=None,                              # file for the network; a checkpoint stands beside it while training
+    path=None,  # file for the network; a checkpoint stands beside it while training
     resume: bool = False,                   # go on from the checkpoint if there is one
     learning_rate: float = 2e-4,            # at the beginning; falls to zero along a cosine
     validate_every: int = 500,              # steps between validations and checkpoints

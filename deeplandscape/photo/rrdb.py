@@ -7,14 +7,14 @@ __all__ = ['ESRGAN_NAMES', 'reduce', 'bicubic', 'scene_case', 'SuperresConfig', 
            'save_superres', 'load_superres']
 
 # %% ../../nbs/74_rrdb.ipynb #6486a938
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from torch import nn, Tensor
 import torch
 import torch.nn.functional as F
 
-from ..core import InputError, pick_device
-from ..files import load_tensors, save_tensors, WEIGHTS, weights_path
+from ..core import InputError
+from ..files import load_network, save_network
 from ..data.scenes import render_clip
 
 # %% ../../nbs/74_rrdb.ipynb #24c0c5ba
@@ -41,7 +41,7 @@ def scene_case(
     frames: int = 2,             # of the time-lapse
     light_from: float = 15.0,    # hour of the day of the photo, which is the first frame
     light_to: float = 18.5,      # hour of the last frame
-) -> tuple:                      # photo (3, H, W), static (1, H, W), small frames (T, 3, h, w), the true large ones (T, 3, H, W)
+) -> tuple:  # photo (3, H, W), static (1, H, W), small frames (T, 3, h, w), the true large ones (T, 3, H, W)
     "A photo, its animation and the truth, from a rendered time-lapse."
     clip = render_clip(int(seed), frames, side, light_from=light_from, light_to=light_to)
     small = reduce(clip.images, (side // factor, side // factor)).clamp(-1, 1)
@@ -102,12 +102,14 @@ class RRDBNet(nn.Module):
     def forward(self, frames):
         x = self.conv_first((frames + 1) / 2)                                   # ESRGAN computes in [0, 1]
         x = x + self.trunk_conv(self.RRDB_trunk(x))
-        for up in self.upconv1, self.upconv2: x = F.leaky_relu(up(F.interpolate(x, scale_factor=2, mode="nearest")), 0.2)
+        for up in self.upconv1, self.upconv2:
+            x = F.leaky_relu(up(F.interpolate(x, scale_factor=2, mode="nearest")), 0.2)
         x = 2 * self.conv_last(F.leaky_relu(self.HRconv(x), 0.2))
         return x + bicubic(frames) if self.config.residual else x - 1
 
 # %% ../../nbs/74_rrdb.ipynb #67a70074
-ESRGAN_NAMES = {"conv_body.": "trunk_conv.", "body.": "RRDB_trunk.", ".rdb": ".RDB", "conv_up": "upconv", "conv_hr.": "HRconv."}
+ESRGAN_NAMES = {"conv_body.": "trunk_conv.", "body.": "RRDB_trunk.", ".rdb": ".RDB", "conv_up": "upconv",
+                "conv_hr.": "HRconv."}
 
 def from_esrgan(
     state: dict,       # a state dict of ESRGAN x4, by either naming
@@ -115,15 +117,18 @@ def from_esrgan(
     "ESRGAN's published weights as an RRDBNet of their size."
     for key in "params_ema", "params": state = state.get(key, state)
     state = {name.removeprefix("module."): t for name, t in state.items()}
-    if any(name.startswith("net.") for name in state): state = {n[4:]: t for n, t in state.items() if n.startswith("net.")}
-    for theirs, ours in ESRGAN_NAMES.items(): state = {name.replace(theirs, ours): t for name, t in state.items()}
+    if any(name.startswith("net.") for name in state):
+        state = {n[4:]: t for n, t in state.items() if n.startswith("net.")}
+    for theirs, ours in ESRGAN_NAMES.items():
+        state = {name.replace(theirs, ours): t for name, t in state.items()}
     try:
         blocks = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("RRDB_trunk."))
         growth, features = state["RRDB_trunk.0.RDB1.conv1.weight"].shape[:2]
         net = RRDBNet(SuperresConfig(features, blocks, growth))
         net.load_state_dict(state)
     except (ValueError, KeyError, RuntimeError):
-        raise InputError("These are not the weights of ESRGAN x4 (an RRDBNet); give the state dict of RRDB_ESRGAN_x4.") from None
+        raise InputError("These are not the weights of ESRGAN x4 (an RRDBNet); give the state dict of "
+                         "RRDB_ESRGAN_x4.") from None
     return net.eval()
 
 # %% ../../nbs/74_rrdb.ipynb #c75bd3cf
@@ -134,17 +139,12 @@ def save_superres(
     dtype=torch.float32,         # torch.float16 halves the file
 ):
     "Write a network: weights as safetensors, configuration and `meta` as JSON inside."
-    tensors = {name: t.detach().cpu().to(dtype).contiguous() for name, t in net.state_dict().items()}
-    save_tensors(path, tensors, {**net.meta, **(meta or {}), "kind": "superres", "config": asdict(net.config)})
+    save_network(path, net, "superres", meta, dtype)
 
 def load_superres(
     path,                # a file, or a name in the weight registry
     device="cpu",        # where to put it
 ) -> RRDBNet:            # in evaluation mode, float32, `.meta` filled
     "Read a network that `save_superres` wrote."
-    tensors, meta = load_tensors(weights_path(path) if path in WEIGHTS else path)
-    if meta.get("kind") != "superres": raise InputError(f"{path} holds no super-resolution network; make one with train_superres.")
-    net = RRDBNet(SuperresConfig(**meta["config"]))
-    net.load_state_dict({name: t.float() for name, t in tensors.items()})
-    net.meta = meta
-    return net.to(pick_device(device)).eval()
+    return load_network(path, "superres", lambda config: RRDBNet(SuperresConfig(**config)), device,
+                        word="super-resolution network")

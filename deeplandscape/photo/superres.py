@@ -24,7 +24,8 @@ def box_mean(
         n = x.shape[dim]
         at, sums = torch.arange(n, device=x.device), F.pad(x, pad).cumsum(dim)
         count = ((at + radius + 1).clamp(max=n) - (at - radius).clamp(min=0)).to(x)
-        x = (sums.narrow(dim, 2 * radius + 1, n) - sums.narrow(dim, 0, n)) / (count if dim == -1 else count[:, None])
+        x = ((sums.narrow(dim, 2 * radius + 1, n) - sums.narrow(dim, 0, n))
+             / (count if dim == -1 else count[:, None]))
     return x
 
 # %% ../../nbs/75_superres.ipynb #6e562876
@@ -44,10 +45,14 @@ class GuidedFilter:
     def coefficients(self, source):
         "Mean a (B, C, K, H, W) and mean b (B, K, H, W) of sources (B, K, H, W)."
         if source.shape[-2:] != self.guide.shape[-2:]:
-            raise InputError(f"Guide and source must have one size, not {tuple(self.guide.shape[-2:])} and {tuple(source.shape[-2:])}.")
+            raise InputError(
+                f"Guide and source must have one size, not {tuple(self.guide.shape[-2:])} and "
+                f"{tuple(source.shape[-2:])}.")
         mean, products = box_mean(source, self.radius), (self.guide[:, :, None] * source[:, None])
-        cross = box_mean(products.flatten(1, 2), self.radius).view_as(products) - self.mean[:, :, None] * mean[:, None]
-        a = torch.einsum("bhwij,bjkhw->bikhw", self.inverse.expand(len(source), *self.inverse.shape[1:]), cross)
+        cross = (box_mean(products.flatten(1, 2), self.radius).view_as(products) - self.mean[:, :, None]
+                 * mean[:, None])
+        a = torch.einsum("bhwij,bjkhw->bikhw", self.inverse.expand(len(source), *self.inverse.shape[1:]),
+                         cross)
         b = mean - (a * self.mean[:, :, None]).sum(1)
         return box_mean(a.flatten(1, 2), self.radius).view_as(a), box_mean(b, self.radius)
 
@@ -80,7 +85,7 @@ def guided_upsample(
 
 # %% ../../nbs/75_superres.ipynb #ec1663bd
 class Blend:
-    "Brings frames (T, 3, h, w) of an animation to the size of its photo: static parts guided by the photo, moving ones enlarged."
+    "Brings frames (T, 3, h, w) to the size of the photo: static parts guided by it, moving ones enlarged."
     def __init__(self,
                  photo: Tensor,           # (3, H, W) in [-1, 1]
                  static: Tensor,          # (1, h', w') in [0, 1], 1 where nothing moves
@@ -89,9 +94,11 @@ class Blend:
                  radius: int | None = None,       # px; None: 20, or 2 of the small size
                  eps: float = 1e-3,       # of the filter
                  seam: int = 4,           # px over which the mask is softened; 0: not at all
-                 reference: Tensor | None = None):   # (3, h, w), "small" only: fitted from this instead of the reduced photo
+                 # (3, h, w), "small" only: fitted from this instead of the reduced photo
+                 reference: Tensor | None = None):
         if fit not in ("large", "small"): raise InputError(f"fit is 'large' or 'small', not {fit!r}.")
-        self.photo, self.upscale, self.fit, self.eps, self.reference = photo[None], upscale, fit, eps, reference
+        self.photo, self.upscale, self.fit = photo[None], upscale, fit
+        self.eps, self.reference = eps, reference
         self.radius = radius if radius is not None else 20 if fit == "large" else 2
         mask = F.interpolate(static[None].float(), size=photo.shape[-2:], mode="bilinear")
         self.static = box_mean(box_mean(mask, (seam + 1) // 2), seam // 2).clamp(0, 1) if seam else mask
@@ -133,7 +140,7 @@ def compare_upscaling(
     upscale=bicubic,            # of the sky and the water
     radius: int | None = None,  # of the guided filter at the large size
 ) -> tuple[dict, list[dict]]:   # pictures (T, 3, H, W) by method; rows of numbers
-    "Ways to enlarge an animation, against the truth: masked SSIM and mean absolute error of static parts, SSIM of the whole."
+    "Ways to enlarge an animation, against the truth: SSIM and error of static parts, SSIM of the whole."
     mask, size = static[None].expand(len(frames), -1, -1, -1), truth.shape[-2:]
     pictures = {
         "photo, unchanged": photo[None].expand_as(truth),
@@ -141,7 +148,10 @@ def compare_upscaling(
         "enlarged": blend(frames, photo, 0 * static, upscale=upscale, fit="small"),
         "guided blend": blend(frames, photo, static, upscale=upscale, radius=radius),
         "guided blend, small fit": blend(frames, photo, static, upscale=upscale, fit="small"),
-        "guided blend, from first frame": blend(frames, photo, static, upscale=upscale, fit="small", reference=frames[0])}
-    rows = [{"method": name, "SSIM static": masked_ssim(x, truth, mask).nanmean().item(), "SSIM": ssim(x, truth).mean().item(),
-             "error static": (((x - truth).abs() * mask).sum() / mask.sum().clamp(min=1) / 3).item()} for name, x in pictures.items()]
+        "guided blend, from first frame": blend(frames, photo, static, upscale=upscale, fit="small",
+                                                reference=frames[0])}
+    rows = [{"method": name, "SSIM static": masked_ssim(x, truth, mask).nanmean().item(),
+             "SSIM": ssim(x, truth).mean().item(),
+             "error static": (((x - truth).abs() * mask).sum() / mask.sum().clamp(min=1) / 3).item()}
+             for name, x in pictures.items()]
     return pictures, rows

@@ -36,25 +36,6 @@ class Claim:
     needs: str = ""              # what cannot be had here
     note: str = ""               # what to know of the numbers
 
-# %% ../../nbs/94_claims.ipynb #1c10591f
-def read_claims(
-    path: str | Path | None = None,      # a YAML file; None: figures/published/claims.yaml
-) -> list:                               # of Claim, in the paper's order
-    "The claims of the paper."
-    path = Path(path or project_folder() / "figures" / "published" / "claims.yaml")
-    found = []
-    for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
-        numbers, checks = entry.pop("numbers", {}), tuple(entry.pop("checks", ()))
-        claim = Claim(numbers=numbers, checks=checks, **entry)
-        used = {node.id for rule in (*checks, claim.applies or "0 < 1") for node in ast.walk(ast.parse(rule, mode="eval"))
-                if isinstance(node, ast.Name)} - set(FUNCTIONS)
-        if used != set(numbers):
-            raise InputError(f"claim {claim.id}: {', '.join(sorted(used ^ set(numbers)))} must be both defined and used")
-        if not (checks or claim.needs):
-            raise InputError(f"claim {claim.id} has neither checks nor a word on what it needs")
-        found.append(claim)
-    return found
-
 # %% ../../nbs/94_claims.ipynb #8b1df442
 def rising(series: list) -> float:
     "Share of the steps that go the way the whole series goes."
@@ -69,8 +50,30 @@ def extreme(pick):
 
 
 FUNCTIONS = {"abs": abs, "min": extreme(min), "max": extreme(max), "rising": rising}
-ALLOWED = (ast.Expression, ast.Compare, ast.BinOp, ast.UnaryOp, ast.Call, ast.Name, ast.Constant, ast.Load, ast.Add, ast.Sub,
+ALLOWED = (ast.Expression, ast.Compare, ast.BinOp, ast.UnaryOp, ast.Call, ast.Name, ast.Constant, ast.Load,
+           ast.Add, ast.Sub,
            ast.Mult, ast.Div, ast.USub, ast.Lt, ast.Gt, ast.LtE, ast.GtE)
+
+# %% ../../nbs/94_claims.ipynb #1c10591f
+def read_claims(
+    path: str | Path | None = None,      # a YAML file; None: figures/published/claims.yaml
+) -> list:                               # of Claim, in the paper's order
+    "The claims of the paper."
+    path = Path(path or project_folder() / "figures" / "published" / "claims.yaml")
+    found = []
+    for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
+        numbers, checks = entry.pop("numbers", {}), tuple(entry.pop("checks", ()))
+        claim = Claim(numbers=numbers, checks=checks, **entry)
+        used = {node.id for rule in (*checks, claim.applies or "0 < 1")
+                for node in ast.walk(ast.parse(rule, mode="eval"))
+                if isinstance(node, ast.Name)} - set(FUNCTIONS)
+        if used != set(numbers):
+            raise InputError(
+                f"claim {claim.id}: {', '.join(sorted(used ^ set(numbers)))} must be both defined and used")
+        if not (checks or claim.needs):
+            raise InputError(f"claim {claim.id} has neither checks nor a word on what it needs")
+        found.append(claim)
+    return found
 
 # %% ../../nbs/94_claims.ipynb #21a1e5f3
 def holds(
@@ -83,8 +86,11 @@ def holds(
     if wrong is not None or not isinstance(tree.body, ast.Compare):
         raise InputError(f"{check!r} is not a comparison of numbers")
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - set(FUNCTIONS)
-    inside = {node.id for call in ast.walk(tree) if isinstance(call, ast.Call) for node in ast.walk(call) if isinstance(node, ast.Name)}
-    if any(numbers.get(name) is None or isinstance(numbers[name], list) and name not in inside for name in names): return None
+    inside = {node.id for call in ast.walk(tree) if isinstance(call, ast.Call) for node in ast.walk(call)
+              if isinstance(node, ast.Name)}
+    if any(numbers.get(name) is None or isinstance(numbers[name], list) and name not in inside
+           for name in names):
+        return None
     values = FUNCTIONS | {name: numbers[name] for name in names}
     return bool(eval(compile(tree, check, "eval"), {"__builtins__": {}}, values))
 
@@ -104,7 +110,7 @@ def select(table: pd.DataFrame, where: dict, column: str):
 @functools.cache
 def source_of(
     name: str,                   # a figure or table, e.g. "tab02_inversion"
-) -> str:                        # the notebook that measures ours, e.g. "a5_invert"; the name itself where it measures by itself
+) -> str:  # the notebook that measures ours, e.g. "a5_invert"; the name itself where it measures by itself
     "Where our numbers of a figure or table come from."
     path = project_folder() / "nbs" / "repro" / f"{name}.ipynb"
     if not path.exists(): return name
@@ -142,10 +148,10 @@ def papers_number(
 class Verdict:
     "A claim, what the rule says of it, and the numbers it was judged by."
     claim: Claim
-    says: str                    # "reproduced", "partly", "not reproduced", "not measured yet", "not testable here"
+    says: str  # "reproduced", "partly", "not reproduced", "not measured yet", "not testable here"
     why: str                     # in a sentence
     numbers: tuple               # of (name, ours or None, the paper's or None)
-    checks: tuple                # of (comparison, holds for ours, holds for the paper), None: could not be made
+    checks: tuple  # of (comparison, holds for ours, holds for the paper), None: could not be made
 
 
 VERDICTS = ("reproduced", "partly", "not reproduced", "not measured yet", "not testable here")
@@ -157,7 +163,8 @@ def rule(claim: Claim, ours: dict, evidence: bool) -> tuple[str, str]:
     count, good, bad = len(made), made.count(True), made.count(False)
     if not evidence: return "not testable here", "this profile only tries the machinery"
     if claim.applies and holds(claim.applies, ours) is False:
-        return "not testable here", f"at this size the experiment is not the paper's: the rule asks for {claim.applies}"
+        return "not testable here", (f"at this size the experiment is not the paper's: the rule asks for "
+                                     f"{claim.applies}")
     if good + bad == 0:
         if claim.needs: return "not testable here", f"needs {claim.needs}"
         return "not measured yet", "the result files it is judged by are not there"
@@ -177,7 +184,8 @@ def judge(
     ours = {name: our_number(entry, folder) for name, entry in claim.numbers.items()} if folder else paper
     says, why = rule(claim, ours, evidence)
     numbers = tuple((name, ours[name], paper[name]) for name in claim.numbers)
-    return Verdict(claim, says, why, numbers, tuple((check, holds(check, ours), holds(check, paper)) for check in claim.checks))
+    return Verdict(claim, says, why, numbers,
+                   tuple((check, holds(check, ours), holds(check, paper)) for check in claim.checks))
 
 
 def claim_verdicts(

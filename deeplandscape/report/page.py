@@ -46,15 +46,19 @@ def result_of(folder: Path, name: str) -> dict | None:
     video, still = path.with_suffix(".mp4"), picture_of(path.with_suffix(".webp"))
     numbers = [(key, value) for key, value in facts["values"].items() if not isinstance(value, (dict, list))]
     commit, _, dirty = (facts["run"]["commit"] or "none").partition("-")
-    return {"name": name, "title": title, "purpose": purpose, "numbers": numbers, "picture": picture_of(path.with_suffix(".png")),
+    return {"name": name, "title": title, "purpose": purpose, "numbers": numbers,
+            "picture": picture_of(path.with_suffix(".png")),
             "video": {**still, "file": video.name} if video.exists() and still else None,
             "files": [s for s in ("png", "mp4", "webp", "csv", "json") if path.with_suffix(f".{s}").exists()],
-            "seconds": facts["run"]["seconds"] or 0, "minutes": f"{(facts['run']['seconds'] or 0) / 60:.1f}", "seed": facts["seed"],
-            "weights": facts["weights"], "code": facts["code"]["sha256"], "commit": commit[:8] + (f"-{dirty}" if dirty else ""),
+            "seconds": facts["run"]["seconds"] or 0, "minutes": f"{(facts['run']['seconds'] or 0) / 60:.1f}",
+            "seed": facts["seed"],
+            "weights": facts["weights"], "code": facts["code"]["sha256"],
+            "commit": commit[:8] + (f"-{dirty}" if dirty else ""),
             "settings": settings_beside_paper(facts)}
 
 # %% ../../nbs/95_page.ipynb #77f6ea29
-SHOWN = (*PLACES, "profile", "seed", "device", "n_shown", "columns", "resume", "checkpoint_every", "validate_every", "source")
+SHOWN = (*PLACES, "profile", "seed", "device", "n_shown", "columns", "resume", "checkpoint_every",
+         "validate_every", "source")
 
 
 @functools.cache
@@ -84,8 +88,10 @@ def cell_of(line: pd.DataFrame, awaited: bool = True) -> dict | None:
     if line.empty: return None
     paper, ours = (None if pd.isna(line[side].iloc[0]) else line[side].iloc[0] for side in ("paper", "ours"))
     both = paper is not None and ours is not None and not isinstance(paper, str)
-    ends = tuple(line[side].iloc[0] for side in ("low", "high") if side in line and not pd.isna(line[side].iloc[0]))
-    return {"paper": paper, "ours": ours, "difference": ours - paper if both else None, "interval": ends if len(ends) == 2 else None,
+    ends = tuple(line[side].iloc[0] for side in ("low", "high") if side in line
+                 and not pd.isna(line[side].iloc[0]))
+    return {"paper": paper, "ours": ours, "difference": ours - paper if both else None,
+            "interval": ends if len(ends) == 2 else None,
             "awaited": awaited and ours is None}
 
 
@@ -104,9 +110,12 @@ def compared_table(name: str, folder: Path) -> dict | None:
     if table.column.nunique() > table.method.nunique(): across, down = down, across
     columns, rows = (list(dict.fromkeys(table[axis])) for axis in (across, down))
     part = lambda row, column: table[(table[down] == row) & (table[across] == column)]
-    lines = [(row, [cell_of(part(row, column), bool(own & set(part(row, column).method))) for column in columns]) for row in rows]
-    return {"columns": columns, "rows": lines, "condition": common, "corner": down.replace("column", "metric"), "any_ours": bool(table.ours.notna().any()),
-            "words": not pd.api.types.is_numeric_dtype(table.paper), "printed": int(table.paper.notna().sum()),
+    lines = [(row, [cell_of(part(row, column), bool(own & set(part(row, column).method)))
+                    for column in columns]) for row in rows]
+    return {"columns": columns, "rows": lines, "condition": common,
+            "corner": down.replace("column", "metric"), "any_ours": bool(table.ours.notna().any()),
+            "words": not pd.api.types.is_numeric_dtype(table.paper),
+            "printed": int(table.paper.notna().sum()),
             "beside": int((table.paper.notna() & table.ours.notna()).sum())}
 
 # %% ../../nbs/95_page.ipynb #61e9c92f
@@ -116,12 +125,17 @@ def paper_items(folder: Path, judged: list) -> list:
     items = yaml.safe_load(path.read_text(encoding="utf-8"))
     for item in items:
         source = source_of(item["name"])
-        item |= {"result": result_of(folder, item["name"]), "table": compared_table(item["name"], folder), "source": source,
-                 "purpose": title_of(item["name"])[1], "judged": [v for v in judged if v["shown"] == item["name"]],
+        item |= {"result": result_of(folder, item["name"]), "table": compared_table(item["name"], folder),
+                 "source": source,
+                 "purpose": title_of(item["name"])[1],
+                 "judged": [v for v in judged if v["shown"] == item["name"]],
                  "measured_by": result_of(folder, source) if source != item["name"] else None}
-        if item["result"] and item["table"] and source != item["name"]: item["result"]["numbers"] = []     # they are in the table
-        item["has_ours"] = bool(item["result"] and ("ours", "not measured yet") not in item["result"]["numbers"]
-                                and (not item["table"] or item["table"]["words"] or item["table"]["any_ours"]))
+        # they are in the table
+        if item["result"] and item["table"] and source != item["name"]: item["result"]["numbers"] = []
+        item["has_ours"] = bool(item["result"]
+                                and ("ours", "not measured yet") not in item["result"]["numbers"]
+                                and (not item["table"] or item["table"]["words"]
+                                     or item["table"]["any_ours"]))
     return items
 
 
@@ -130,9 +144,11 @@ def claim_entries(folder: Path, profile: str, labels: dict) -> list:
     entries = []
     for v in claim_verdicts(folder, profile):
         sources = dict.fromkeys(e.get("ours") or source_of(e["paper"]) for e in v.claim.numbers.values())
-        entries.append(vars(v.claim) | {"says": v.says, "why": v.why, "numbers": v.numbers, "checks": v.checks,
+        entries.append(vars(v.claim) | {"says": v.says, "why": v.why, "numbers": v.numbers,
+                                        "checks": v.checks,
                                         "shown_label": labels[v.claim.shown],
-                                        "results": [name for name in sources if is_there(folder / f"{name}.json")]})
+                                        "results": [name for name in sources
+                                                    if is_there(folder / f"{name}.json")]})
     return entries
 
 # %% ../../nbs/95_page.ipynb #f2338f46
@@ -148,7 +164,8 @@ def page_content(
     try:
         about = (read_profile(profile)[1].get("settings") or {}).get("about", "")
     except InputError: about = ""
-    contents = yaml.safe_load((project_folder() / "figures" / "published" / "contents.yaml").read_text(encoding="utf-8"))
+    contents = yaml.safe_load((project_folder() / "figures" / "published"
+                               / "contents.yaml").read_text(encoding="utf-8"))
     claims = claim_entries(folder, profile, {item["name"]: item["label"] for item in contents})
     items = paper_items(folder, claims)
     listed = {item["name"] for item in items}
@@ -156,8 +173,10 @@ def page_content(
     return {"profile": profile, "about": about, "claims": claims, "items": items, "results": results,
             "counts": {says: sum(c["says"] == says for c in claims) for says in VERDICTS},
             "artefacts": [result for result in results if result["name"] not in listed],
-            "printed_count": sum(t["printed"] for t in numeric), "beside_count": sum(t["beside"] for t in numeric),
-            "minutes": f"{sum(r['seconds'] for r in results) / 60:.0f}", "versions": sorted({r["code"] for r in results})}
+            "printed_count": sum(t["printed"] for t in numeric),
+            "beside_count": sum(t["beside"] for t in numeric),
+            "minutes": f"{sum(r['seconds'] for r in results) / 60:.0f}",
+            "versions": sorted({r["code"] for r in results})}
 
 # %% ../../nbs/95_page.ipynb #0f0e575a
 VERDICT_MARKS = dict(zip(VERDICTS, "✓◐✗○–"))
@@ -179,9 +198,11 @@ def signed_number(value: float) -> str:
 def with_symbols(text: str) -> Markup:
     "Escaped text; symbols with their index below, names in backticks as code, other underscores as spaces."
     pieces = re.split(r"`([^`]*)`", str(text))
-    symbol = lambda s: re.sub(r"(?<![A-Za-z])([zSDw])_(st|dyn|a|b)(?![A-Za-z])", r"<var>\1</var><sub>\2</sub>", s).replace("_", " ")
+    symbol = lambda s: re.sub(r"(?<![A-Za-z])([zSDw])_(st|dyn|a|b)(?![A-Za-z])",
+                              r"<var>\1</var><sub>\2</sub>", s).replace("_", " ")
     stressed = lambda s: re.sub(r"\*([^*\s][^*]*)\*", r"<em>\1</em>", symbol(s))
-    return Markup("".join(f"<code>{escape(p)}</code>" if i % 2 else stressed(str(escape(p))) for i, p in enumerate(pieces)))
+    return Markup("".join(f"<code>{escape(p)}</code>" if i % 2 else stressed(str(escape(p)))
+                          for i, p in enumerate(pieces)))
 
 # %% ../../nbs/95_page.ipynb #73eb59fd
 def write_page(
@@ -189,7 +210,8 @@ def write_page(
 ) -> Path:                       # its index.html
     "Writes the page of a profile from what is in its folder now."
     folder = Path(folder)
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(project_folder() / "nbs" / "repro"), autoescape=True,
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(project_folder() / "nbs" / "repro"),
+                                     autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"num": printed_number, "signed": signed_number, "symbols": with_symbols}
     text = environment.get_template("report.html").render(page_content(folder) | {"marks": VERDICT_MARKS})
@@ -200,13 +222,15 @@ def write_page(
 
 # %% ../../nbs/95_page.ipynb #d4e2a1b1
 def numbers_in_markdown(name: str, pages: list) -> list:
-    "Lines of a table of the paper with ours of each folder behind its numbers; none where the paper prints no numbers."
+    "Lines of a table of the paper, ours of each folder behind its numbers; none where it prints none."
     try: tables = [beside(name, source_of(name), place) for place in pages]
     except InputError: return []
     if not tables or not all(pd.api.types.is_numeric_dtype(t.paper) for t in tables): return []
-    shared = set(tables[0][tables[0].paper.notna()].condition)                      # said once, not in every heading
-    label = lambda condition, metric: ", ".join(filter(None, (condition if shared != {condition} else "", metric)))
-    cells = [t.assign(column=list(map(label, t.condition, t.metric))).set_index(["method", "column"]) for t in tables]
+    shared = set(tables[0][tables[0].paper.notna()].condition)  # said once, not in every heading
+    label = lambda condition, metric: ", ".join(
+        filter(None, (condition if shared != {condition} else "", metric)))
+    cells = [t.assign(column=list(map(label, t.condition, t.metric))).set_index(["method", "column"])
+             for t in tables]
     keys = list(dict.fromkeys(key for t in cells for key in t.index))
     rows, columns = (list(dict.fromkeys(key[i] for key in keys)) for i in (0, 1))
     across, down = (columns, rows) if len(columns) <= len(rows) else (rows, columns)
@@ -221,16 +245,19 @@ def numbers_in_markdown(name: str, pages: list) -> list:
 
 # %% ../../nbs/95_page.ipynb #d4e2a1b3
 def figure_lines(pages: list) -> list:
-    "Every figure and table of the paper: what differs, minutes, links, and its numbers with ours behind them."
-    contents = yaml.safe_load((project_folder() / "figures" / "published" / "contents.yaml").read_text(encoding="utf-8"))
-    lines = ["In a cell: the paper's number / " + " / ".join(f"ours ({place.name})" for place in pages) + ".", ""]
+    "Every figure and table of the paper: what differs, minutes, links, its numbers and ours behind them."
+    contents = yaml.safe_load((project_folder() / "figures" / "published"
+                               / "contents.yaml").read_text(encoding="utf-8"))
+    lines = ["In a cell: the paper's number / " + " / ".join(f"ours ({place.name})" for place in pages) + ".",
+             ""]
     for item in contents:
         name, found = item["name"], []
         for place in pages:
             results = [r for n in dict.fromkeys((name, source_of(name))) if (r := result_of(place, n))]
             minutes = f"{sum(r['seconds'] for r in results) / 60:.1f} min" if results else "no result"
             found.append(f"[{place.name}]({place.name}/index.html#{name}): {minutes}")
-        lines += [f"### {item['label']}, page {item['page']}: {item['title']}", "", f"{item['paper']} **What differs:** {item['differs']}", "",
+        lines += [f"### {item['label']}, page {item['page']}: {item['title']}", "",
+                  f"{item['paper']} **What differs:** {item['differs']}", "",
                   " · ".join(found), "", *numbers_in_markdown(name, pages)]
     return lines
 
@@ -241,16 +268,20 @@ def write_index(
     "Writes the list of result folders and the table of claims with a verdict by each profile."
     folder = Path(folder)
     pages = [page.parent for page in sorted(folder.glob("*/index.html"))]
-    lines = ["# Figures and tables", "", "What the paper prints, and what was measured here. This page is written from the result files.", "",
+    lines = ["# Figures and tables", "",
+             "What the paper prints, and what was measured here. This page is written from the result files.",
+             "",
              "- [published](published/README.md): the paper's own numbers and the list of its claims"]
     for place in pages:
         count = sum(is_current(path) for path in place.glob("*.json"))
-        lines.append(f"- {place.name}: {count} results as [a page]({place.name}/index.html) (open it from a clone) and as "
+        lines.append(f"- {place.name}: {count} results as [a page]({place.name}/index.html) (open it from a "
+                     f"clone) and as "
                      f"[a list]({place.name}/README.md)")
     lines += ["", "## In the paper's order", "", *figure_lines(pages)]
     columns = {place.name: claim_verdicts(place, place.name) for place in pages}
     lines += ["## Claims of the paper", "", "Verdicts are computed from the result files by the rules in "
-              "[claims.yaml](published/claims.yaml).", "", "| section | claim | " + " | ".join(columns) + " |",
+              "[claims.yaml](published/claims.yaml).", "",
+              "| section | claim | " + " | ".join(columns) + " |",
               "| --- | --- |" + " --- |" * len(columns)]
     for row in zip(*columns.values()):
         says = " | ".join(f"{VERDICT_MARKS[v.says]} {v.says}" for v in row)

@@ -24,7 +24,8 @@ from ..files import atomic
 from .results import parameters_of, project_folder
 
 # %% ../../nbs/92_reproduce.ipynb #3306d0ca
-PARAMETER_KINDS = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict, "None": type(None)}
+PARAMETER_KINDS = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict,
+                   "None": type(None)}
 
 def is_of_kind(
     value,                       # from a profile
@@ -32,7 +33,8 @@ def is_of_kind(
 ) -> bool:
     "Whether a value is of the kind that a parameter declares."
     names = [name.strip().split("[")[0] for name in kind.split("|")]
-    return any(isinstance(value, PARAMETER_KINDS[name]) and (name == "bool" or not isinstance(value, bool)) for name in names)
+    return any(isinstance(value, PARAMETER_KINDS[name]) and (name == "bool" or not isinstance(value, bool))
+               for name in names)
 
 def check_parameters(
     notebook: Path,              # a notebook of the reproduction
@@ -71,12 +73,14 @@ def load_profile(path: Path) -> dict:
     unknown = set(content) - {*parts} if isinstance(content, dict) else {"a list"}
     if unknown: raise InputError(f"{path} has {', '.join(sorted(unknown))}; a profile has {', '.join(parts)}")
     for part in parts[1:]:
-        if not isinstance(content.get(part) or {}, dict): raise InputError(f"{path}: {part} is not a list of names and values")
+        if not isinstance(content.get(part) or {}, dict):
+            raise InputError(f"{path}: {part} is not a list of names and values")
     return content
 
 def extended(below: dict, above: dict) -> dict:
     "One profile over another: what the upper one says wins, notebook by notebook and value by value."
-    settings = {k: v for k, v in (below.get("settings") or {}).items() if k != "figures"}    # never into the results of another
+    # never into the results of another
+    settings = {k: v for k, v in (below.get("settings") or {}).items() if k != "figures"}
     both = {part: (below.get(part) or {}) | (above.get(part) or {}) for part in ("common", "notebooks")}
     for name in set(below.get("notebooks") or {}) & set(above.get("notebooks") or {}):
         both["notebooks"][name] = (below["notebooks"][name] or {}) | (above["notebooks"][name] or {})
@@ -112,20 +116,25 @@ def merge_parameters(name: str, content: dict, common: dict) -> dict:
         if not any(parameter in names for names in known.values()):
             raise InputError(f"profile {name} sets {parameter!r} for all notebooks, but none has it")
     merged = {n: common | {"folder": str(Path(common["weights_out"]).parent / n)} for n in known}
-    merged = {n: {k: v for k, v in merged[n].items() if k in known[n]} | (special.get(n) or {}) for n in known}
+    merged = {n: {k: v for k, v in merged[n].items() if k in known[n]} | (special.get(n) or {})
+              for n in known}
     for notebook, values in merged.items(): check_parameters(folder / f"{notebook}.ipynb", values)
     return merged
 
-SETTINGS = {"figures": str, "trains": bool, "jobs": int, "threads": int, "about": str, "evidence": bool, "without": list}
+SETTINGS = {"figures": str, "trains": bool, "jobs": int, "threads": int, "about": str, "evidence": bool,
+            "without": list}
 
 def check_settings(name: str, settings: dict):
     "Raises `InputError` for a setting that a profile does not have, or a value of another type."
     if unknown := set(settings) - set(SETTINGS):
-        raise InputError(f"profile {name} has no setting {', '.join(sorted(unknown))}: there are {', '.join(SETTINGS)}")
+        raise InputError(f"profile {name} has no setting {', '.join(sorted(unknown))}: there are "
+                         f"{', '.join(SETTINGS)}")
     for key, value in settings.items():
         kind = SETTINGS[key].__name__
-        if not is_of_kind(value, kind): raise InputError(f"profile {name} wants {kind} for {key!r}, not {value!r}")
-        if kind == "int" and value < 1: raise InputError(f"profile {name} wants at least 1 for {key!r}, not {value}")
+        if not is_of_kind(value, kind):
+            raise InputError(f"profile {name} wants {kind} for {key!r}, not {value!r}")
+        if kind == "int" and value < 1:
+            raise InputError(f"profile {name} wants at least 1 for {key!r}, not {value}")
 
 # %% ../../nbs/92_reproduce.ipynb #00c49673
 def profile_plan(
@@ -145,14 +154,15 @@ def profile_plan(
     parameters = merge_parameters(name, content, common)
     for notebook in settings["without"]:
         if parameters.pop(notebook, None) is None:
-            raise InputError(f"profile {name} leaves out {notebook!r}, but there is no such notebook in nbs/repro")
+            raise InputError(
+                f"profile {name} leaves out {notebook!r}, but there is no such notebook in nbs/repro")
     return Plan(name, parameters, figures, runs,
                 runs / "weights" if settings["trains"] else None, settings["jobs"], settings["threads"])
 
 # %% ../../nbs/92_reproduce.ipynb #c5b0cfcf
 @functools.lru_cache(maxsize=None)
 def imports_of(path: Path, only: str = "") -> frozenset:
-    "The modules of this package that a module or a notebook imports, as files; `only` those that bind this name."
+    "The modules of this package that a file imports, as files; `only` those that bind this name."
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         text = "\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "code")
@@ -168,11 +178,12 @@ def imports_of(path: Path, only: str = "") -> frozenset:
     return frozenset(found)
 
 def files_of(module: str, name: str) -> set:
-    "The files behind `from module import name`: a submodule, a module, or what a package hands on under that name."
+    "The files behind `from module import name`: a module, or what a package hands on under that name."
     place = project_folder() / module.replace(".", "/")
     if place.with_suffix(".py").exists(): return {place.with_suffix(".py")}
     if (place / f"{name}.py").exists(): return {place / f"{name}.py", place / "__init__.py"}
-    return {place / "__init__.py", *imports_of(place / "__init__.py", name)} if name else {place / "__init__.py"}
+    return ({place / "__init__.py", *imports_of(place / "__init__.py", name)} if name
+            else {place / "__init__.py"})
 
 # %% ../../nbs/92_reproduce.ipynb #172eb224
 def import_closure(
@@ -182,7 +193,8 @@ def import_closure(
     waiting, found = [Path(notebook).resolve()], set()
     while waiting:
         path = waiting.pop()
-        new = set() if path.name == "__init__.py" else imports_of(path) - found      # a package by itself loads nothing
+        # a package by itself loads nothing
+        new = set() if path.name == "__init__.py" else imports_of(path) - found
         found |= new
         waiting += new
     return sorted(found)
@@ -201,8 +213,10 @@ def write_kernel(
     runs: Path,                  # folder of executed notebooks
 ) -> Path:                       # to stand first on JUPYTER_PATH
     "Describes this Python as the kernel `python3`."
-    about = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "Python 3", "language": "python"}
-    with atomic(Path(runs) / "jupyter" / "kernels" / "python3" / "kernel.json") as temporary: temporary.write_text(json.dumps(about, indent=1))
+    about = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+             "display_name": "Python 3", "language": "python"}
+    with atomic(Path(runs) / "jupyter" / "kernels" / "python3" / "kernel.json") as temporary:
+        temporary.write_text(json.dumps(about, indent=1))
     return Path(runs) / "jupyter"
 
 # %% ../../nbs/92_reproduce.ipynb #99a08eb2
@@ -215,9 +229,11 @@ def reproduce(
     runs: str | Path | None = None,      # executed notebooks elsewhere than runs/<profile>
 ) -> int:                            # 0 done, 2 unknown parameter or profile, 1 a notebook failed
     "Runs the reproduction's notebooks by Snakemake; goes on where an interrupted run stopped."
-    if Path(profile).suffix in (".yaml", ".yml"): profile = str(Path(profile).resolve())     # Snakemake works in another folder
+    # Snakemake works in another folder
+    if Path(profile).suffix in (".yaml", ".yml"): profile = str(Path(profile).resolve())
     try:
-        if jobs is not None and jobs < 1: raise InputError(f"at least one notebook runs at a time, not {jobs}")
+        if jobs is not None and jobs < 1:
+            raise InputError(f"at least one notebook runs at a time, not {jobs}")
         ready = profile_plan(profile, figures, runs)
         unknown = [t for t in targets if t not in ready.parameters]
         if unknown: raise InputError(f"there is no notebook {', '.join(unknown)} in nbs/repro")

@@ -59,20 +59,23 @@ def use_style() -> None:
 def code_version() -> dict:  # version of the package, SHA-256 over its modules
     "Names the code that computes a result."
     package = project_folder() / "deeplandscape"
-    digest = hashlib.sha256("".join(f"{m.relative_to(package).as_posix()} {file_sha256(m)}\n" for m in sorted(package.rglob("*.py"))).encode())
+    digest = hashlib.sha256("".join(f"{m.relative_to(package).as_posix()} {file_sha256(m)}\n"
+                                    for m in sorted(package.rglob("*.py"))).encode())
     return {"version": __version__, "sha256": digest.hexdigest()}
 
 
 def git(*command: str) -> str | None:  # what git prints, None outside a repository or without git
     "A git command in the project's folder."
     try:
-        found = subprocess.run(["git", *command], cwd=project_folder(), capture_output=True, text=True, timeout=20)
+        found = subprocess.run(["git", *command], cwd=project_folder(), capture_output=True, text=True,
+                               timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() if found.returncode == 0 else None
 
 
-def git_commit() -> str | None:  # commit hash, "-dirty" behind it with uncommitted changes; None outside a repository
+# commit hash, "-dirty" behind it with uncommitted changes; None outside a repository
+def git_commit() -> str | None:
     "The commit of the project's folder, when there is one."
     commit = git("rev-parse", "HEAD")
     changed = git("status", "--porcelain", "--", "deeplandscape", "nbs", "pyproject.toml", "settings.ini")
@@ -88,10 +91,12 @@ def write_loop(
     "Writes an endless WebP of at most twelve frames a second; the speed stays."
     step, full = max(1, round(fps / 12)), frames.shape[-1]
     frames = frames[::step]
-    if full > width: frames = F.interpolate(frames, scale_factor=width / full, mode="bilinear", antialias=True)
+    if full > width:
+        frames = F.interpolate(frames, scale_factor=width / full, mode="bilinear", antialias=True)
     first, *rest = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in to_uint8(frames.cpu())]
     with atomic(path) as temporary:
-        first.save(temporary, format="webp", save_all=True, append_images=rest, duration=round(1000 * step / fps), loop=0, quality=30)
+        first.save(temporary, format="webp", save_all=True, append_images=rest,
+                   duration=round(1000 * step / fps), loop=0, quality=30)
 
 # %% ../../nbs/91_results.ipynb #8f1c927e
 PLACES = ("output", "weights_out", "folder")  # parameters that say where, and change no number
@@ -120,7 +125,8 @@ def provenance(name, profile, values, parameters, weights, seed, started, inputs
             "weights": hashes_of_weights(weights), "inputs": {Path(p).name: file_sha256(p) for p in inputs},
             "code": code_version(),
             "run": {"started": begun, "seconds": seconds, "commit": git_commit(), "torch": torch.__version__,
-                    "python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}",
+                    "python": platform.python_version(),
+                    "machine": f"{platform.system()} {platform.machine()}",
                     "device": device, "threads": torch.get_num_threads(), "places": where}}
 
 # %% ../../nbs/91_results.ipynb #1acf77c8
@@ -141,9 +147,11 @@ def make_smaller(path: Path, most_bytes: int = MOST_BYTES) -> None:
     "Write a picture in 256 colours of its own, and then smaller until it fits."
     picture = Image.open(path).convert("RGB")
     while True:
-        with atomic(path) as temporary: picture.quantize(256, dither=Image.Dither.NONE).save(temporary, format="png", optimize=True)
+        with atomic(path) as temporary:
+            picture.quantize(256, dither=Image.Dither.NONE).save(temporary, format="png", optimize=True)
         if path.stat().st_size <= most_bytes: return
-        picture = picture.resize((round(picture.width * 0.9), round(picture.height * 0.9)), Image.Resampling.LANCZOS)
+        picture = picture.resize((round(picture.width * 0.9), round(picture.height * 0.9)),
+                                 Image.Resampling.LANCZOS)
 
 def json_number(value):
     "Numbers of numpy and torch as JSON numbers, paths as text."
@@ -163,9 +171,9 @@ def save_result(
     frames: torch.Tensor | None = None,       # (T, 3, H, W) in [-1, 1] -> .mp4 and .webp
     fps: float = 30,                 # frames per second of `frames`
     output: str | Path = "../../runs/scratch",  # folder, made if missing
-    inputs: tuple = (),              # files of other results that this one was made from: their hashes -> .json
+    inputs: tuple = (),  # files of other results that this one was made from: their hashes -> .json
     loop: bool = True,               # write the .webp too
-    cost: dict | None = None,        # measured seconds and memory, which no other run need repeat -> "run" in .json
+    cost: dict | None = None,  # measured seconds and memory, which no other run need repeat -> "run" in .json
 ) -> Path:                           # the .json
     "Writes `output/NAME.{png,csv,mp4,webp,json}`, each atomically, the JSON with its provenance last."
     base = Path(output) / name
@@ -192,7 +200,8 @@ def fingerprint(
 ) -> dict:                       # file -> SHA-256; of a result's JSON without its `run` part
     "What must be equal when the same thing is computed again."
     found = {}
-    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name not in ("README.md", "index.html")):
+    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()
+                       and p.name not in ("README.md", "index.html")):
         content = path.read_bytes()
         if path.suffix == ".json":
             facts = json.loads(content)
@@ -208,7 +217,8 @@ def parameters_of(
     found = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     text = next(("".join(c["source"]) for c in found if "parameters" in c["metadata"].get("tags", [])), "")
     lines, nodes = text.splitlines(), [n for n in ast.parse(text).body if isinstance(n, ast.AnnAssign)]
-    comment = lambda node: lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode().partition("#")[2].strip()
+    comment = lambda node: lines[node.end_lineno - 1].encode(
+        )[node.end_col_offset:].decode().partition("#")[2].strip()
     return {n.target.id: {"default": ast.get_source_segment(text, n.value), "type": ast.unparse(n.annotation),
                           "help": comment(n)} for n in nodes}
 
@@ -228,13 +238,16 @@ class Run:
     def key(self, weights=()) -> dict:
         "What tells this experiment from another one, for work that is kept: parameters, weights, code."
         places = {name for name in self.parameters if name in PLACES}
-        return {"parameters": {k: v for k, v in self.parameters.items() if k not in places}, "weights": hashes_of_weights(weights),
+        return {"parameters": {k: v for k, v in self.parameters.items() if k not in places},
+                "weights": hashes_of_weights(weights),
                 "code": code_version()["sha256"]}
 
-    def save(self, figure=None, table=None, values=None, weights=(), frames=None, fps=30, loop=True, cost=None) -> Path:
+    def save(self, figure=None, table=None, values=None, weights=(), frames=None, fps=30, loop=True,
+             cost=None) -> Path:
         "Writes the results (see `save_result`) with this run's parameters, seed and duration."
         return save_result(self.name, self.profile, figure, table, values, self.parameters, weights,
-                           self.parameters.get("seed"), self.started, frames, fps, self.output, self.inputs, loop, cost)
+                           self.parameters.get("seed"), self.started, frames, fps, self.output, self.inputs,
+                           loop, cost)
 
 # %% ../../nbs/91_results.ipynb #79759b00
 def is_current(

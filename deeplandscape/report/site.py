@@ -20,14 +20,16 @@ from .figures import figure_order, title_of
 from .results import project_folder
 
 # %% ../../nbs/952_site.ipynb #7ee3e3bf
-FLOORS = {"0": "start and ground", "1": "data", "2": "model", "3": "perception", "4": "video", "5": "metrics", "6": "training", "7": "photo",
-          "8": "experiments", "9": "around"}
+FLOORS = {"0": "start and ground", "1": "data", "2": "model", "3": "perception", "4": "video", "5": "metrics",
+          "6": "training", "7": "photo", "8": "experiments", "9": "around"}
 
 
 def notebooks_by_floor() -> dict:    # "4 video" -> notebooks, in order
     "The notebooks of the library, floor by floor."
-    found = sorted((project_folder() / "nbs").glob("[0-9]*.ipynb"))
-    return {f"{digit} {name}": [path for path in found if path.name[0] == digit] for digit, name in FLOORS.items()}
+    found = (project_folder() / "nbs").glob("[0-9]*.ipynb")
+    found = sorted(found, key=lambda path: path.stem.split("_")[0])
+    on = lambda digit: [path for path in found if path.name[0] == digit]
+    return {f"{digit} {name}": on(digit) for digit, name in FLOORS.items()}
 
 
 def title_and_subtitle(
@@ -61,8 +63,9 @@ def addresses_of(
             "Colab": f"https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/{path}",
             "Binder": f"https://mybinder.org/v2/gh/{user}/{repo}/{branch}?urlpath=lab/tree/{path}"}
 
-# %% ../../nbs/952_site.ipynb #023df974
-MOVED = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".gif", ".mp4", ".html", ".csv", ".json")    # copied as they are, from `figures` and `nbs/apps`
+# %% ../../nbs/952_site.ipynb #1109b603
+# copied as they are, from `figures` and `nbs/apps`
+COPIED = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".gif", ".mp4", ".html", ".csv", ".json")
 
 
 def relinked(text: str, page: Path) -> str:
@@ -74,7 +77,7 @@ def relinked(text: str, page: Path) -> str:
         there = Path(os.path.normpath(page.parent / target))
         if not there.exists() or not there.is_relative_to(root): return found[0]
         if there.suffix == ".ipynb": target = target.removesuffix(".ipynb") + ".html"
-        elif there.suffix not in MOVED: target = addresses_of(there.relative_to(root).as_posix())["GitHub"]
+        elif there.suffix not in COPIED: target = addresses_of(there.relative_to(root).as_posix())["GitHub"]
         return before + target + anchor + after
     return re.sub(r"(\]\()(?![a-z]+:|#)([^)#\s]+)((?:#[^)\s]*)?)(\))", change, text)
 
@@ -83,19 +86,22 @@ def bar(path: Path, order: list) -> str:
     "The line above a page: contents, neighbours, where to run it."
     at, to = order.index(path), lambda there: os.path.relpath(there.with_suffix(".html"), path.parent)
     near = [(word, order[i]) for word, i in (("before", at - 1), ("after", at + 1)) if 0 <= i < len(order)]
-    links = [f"[contents]({os.path.relpath(project_folder() / 'index.html', path.parent)})", *(f"{word}: [{there.stem}]({to(there)})" for word, there in near)]
+    links = [f"[contents]({os.path.relpath(project_folder() / 'index.html', path.parent)})"]
+    links += [f"{word}: [{there.stem}]({to(there)})" for word, there in near]
     relative = path.relative_to(project_folder()).as_posix()
     return " · ".join(links + [f"[{name}]({address})" for name, address in addresses_of(relative).items()])
 
 
 def result_below(name: str) -> str:
     "What the profile cpu has of a notebook of the reproduction, as Markdown; empty where it has nothing."
-    files = [project_folder() / "figures" / "cpu" / f"{name}{suffix}" for suffix in (".webp", ".png", ".csv", ".json")]
-    there = [path.name for path in files if path.exists()]
+    results = project_folder() / "figures" / "cpu"
+    there = [name + suffix for suffix in (".webp", ".png", ".csv", ".json")]
+    there = [file for file in there if (results / file).exists()]
     if not there: return ""
-    links = " · ".join(f"[{name}](../../figures/cpu/{name})" for name in there)
+    links = [f"[{file}](../../figures/cpu/{file})" for file in there]
+    links.append(f"[beside the paper](../../figures/cpu/index.html#{name})")
     picture = f"![{name}](../../figures/cpu/{there[0]})" if there[0].endswith((".webp", ".png")) else ""
-    return f"## Result of the profile `cpu`\n\n{picture}\n\n{links} · [beside the paper](../../figures/cpu/index.html#{name})"
+    return "\n\n".join(["## Result of the profile `cpu`", picture, " · ".join(links)])
 
 # %% ../../nbs/952_site.ipynb #3cf795bb
 def prepared(path: Path, order: list):       # -> a notebook of nbformat
@@ -109,7 +115,8 @@ def prepared(path: Path, order: list):       # -> a notebook of nbformat
         if cell.cell_type == "markdown": cell.source = relinked(cell.source, path)
         else: cell.source = re.sub(r"\A(#\|.*\n)+", "", cell.source)
     book.cells.insert(0, nbformat.v4.new_markdown_cell(bar(path, order)))
-    if path.parent.name == "repro" and (below := result_below(path.stem)): book.cells.append(nbformat.v4.new_markdown_cell(below))
+    below = result_below(path.stem) if path.parent.name == "repro" else ""
+    if below: book.cells.append(nbformat.v4.new_markdown_cell(below))
     book.metadata["title"] = title_and_subtitle(path)[0]
     return book
 
@@ -129,24 +136,27 @@ def first_page(order: list):         # -> a notebook of one cell
     import nbformat
     root = project_folder()
     line = lambda path, text: f"- [{text}]({path.relative_to(root).with_suffix('.html').as_posix()})"
-    parts = ["# deeplandscape", 'A notebook reproduction of "DeepLandscape: Adversarial Modeling of Landscape Videos" (ECCV 2020). '
-             "[First page of the project](nbs/index.html) · [results beside the paper](figures/cpu/index.html)"]
+    parts = ['# deeplandscape', 'A notebook reproduction of "DeepLandscape: Adversarial Modeling of '
+             'Landscape Videos" (ECCV 2020). [First page of the project](nbs/index.html) · '
+             '[results beside the paper](figures/cpu/index.html)']
     for floor, found in notebooks_by_floor().items():
-        names = [f"{line(path, path.stem.replace('_', ' ', 1))}: {title_and_subtitle(path)[1]}" for path in found]
+        names = [line(path, path.stem.replace("_", " ", 1)) + ": " + title_and_subtitle(path)[1] for path in found]
         parts.append("\n".join([f"## {floor}", "", *names]))
-    rest = {"Figures and tables of the paper": "repro", "Explorers": "apps"}
-    for title, folder in rest.items():
-        found = [path for path in order if path.parent.name == folder]
-        parts.append("\n".join([f"## {title}", "", *(line(path, title_of(path.stem)[0] if folder == "repro" else path.stem) for path in found)]))
-    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("\n\n".join(parts))], metadata={"title": "deeplandscape"})
+    label = {"repro": lambda path: title_of(path.stem)[0], "apps": lambda path: path.stem}
+    for title, folder in {"Figures and tables of the paper": "repro", "Explorers": "apps"}.items():
+        names = [line(path, label[folder](path)) for path in order if path.parent.name == folder]
+        parts.append("\n".join([f"## {title}", "", *names]))
+    cell = nbformat.v4.new_markdown_cell("\n\n".join(parts))
+    return nbformat.v4.new_notebook(cells=[cell], metadata={"title": "deeplandscape"})
 
 # %% ../../nbs/952_site.ipynb #1c8ebc94
 def site_order() -> list:            # of paths
-    "All notebooks in the order of the site: the first page, the library, the paper's figures and tables, the explorers."
+    "All notebooks in the order of the site: first page, library, the paper's figures and tables, explorers."
     nbs = project_folder() / "nbs"
     library = [path for found in notebooks_by_floor().values() for path in found]
     repro = sorted((nbs / "repro").glob("*.ipynb"), key=lambda path: figure_order(path.stem))
-    return [nbs / "index.ipynb", *library, *(path for path in repro if ".partial" not in path.name), *sorted((nbs / "apps").glob("*.ipynb"))]
+    repro = [path for path in repro if ".partial" not in path.name]
+    return [nbs / "index.ipynb", *library, *repro, *sorted((nbs / "apps").glob("*.ipynb"))]
 
 
 def build_site(
@@ -157,10 +167,12 @@ def build_site(
     root, out, order = project_folder(), Path(out), site_order()
     wrong = set(only) - {path.stem for path in order}
     if wrong: raise InputError(f"there is no notebook {', '.join(sorted(wrong))} in nbs")
-    shutil.copytree(root / "figures", out / "figures", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.md", "*.yaml"))
-    shutil.copytree(root / "nbs" / "apps", out / "nbs" / "apps", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.ipynb", ".*"))
+    for folder in ("figures", "nbs/apps"):
+        left_out = shutil.ignore_patterns("*.md", "*.yaml", "*.ipynb", ".*")
+        shutil.copytree(root / folder, out / folder, dirs_exist_ok=True, ignore=left_out)
     pages, make = {out / "index.html": first_page(order)}, exporter()
-    pages |= {(out / path.relative_to(root)).with_suffix(".html"): path for path in order if not only or path.stem in only}
+    chosen = [path for path in order if not only or path.stem in only]
+    pages |= {(out / path.relative_to(root)).with_suffix(".html"): path for path in chosen}
     for page, source in pages.items():
         text, _ = make.from_notebook_node(prepared(source, order) if isinstance(source, Path) else source)
         page.parent.mkdir(parents=True, exist_ok=True)

@@ -21,23 +21,27 @@ ARROWS = {"lower": " ↓", "higher": " ↑"}
 
 
 def number_and_range(entry: dict, folder: Path) -> tuple[str, str]:
-    "The number of a figure with unit and direction, and the range in which a run with other seeds is expected."
+    "The number of a figure with unit and direction, and the range in which another run is expected."
     where = {key: value for key, value in entry.items() if key not in ("says", "unit", "better", "exact")}
     value = our_number(where, folder)
     if not isinstance(value, int | float): return "not measured yet", "–"
-    ends = [] if "value" in where else [our_number(where | {"column": side}, folder) for side in ("low", "high")]
+    sides = () if "value" in where else ("low", "high")
+    ends = [our_number(where | {"column": side}, folder) for side in sides]
     range_ = "exact" if entry.get("exact") else "–"
-    if ends and all(isinstance(end, int | float) for end in ends): range_ = " to ".join(map(printed_number, ends))
+    if ends and all(isinstance(end, int | float) for end in ends):
+        range_ = " to ".join(map(printed_number, ends))
     unit = f" {entry['unit']}" if entry.get("unit") else ""
     return f"{entry['says']}: {printed_number(value)}{unit}{ARROWS.get(entry.get('better'), '')}", range_
 
 # %% ../../nbs/951_summary.ipynb #3b4f72eb
 def minutes_of(name: str, folder: Path) -> str:
-    "Measured minutes of a figure and of the notebook that measures for it; a dash where there is no current result."
+    "Measured minutes of a figure and of the notebook that measures for it; a dash without a current result."
     paths = [folder / f"{found}.json" for found in dict.fromkeys((name, source_of(name)))]
-    there = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists() and is_current(path)]
+    paths = [path for path in paths if path.exists() and is_current(path)]
+    there = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     seconds = [facts["run"]["seconds"] for facts in there if facts["run"]["seconds"] is not None]
-    return (f"{sum(seconds) / 60:.1f}" if sum(seconds) >= 3 else "< 0.1") if seconds else "–"
+    if not seconds: return "–"
+    return f"{sum(seconds) / 60:.1f}" if sum(seconds) >= 3 else "< 0.1"
 
 
 def counted(verdicts: list) -> str:
@@ -52,9 +56,11 @@ def summary(
 ) -> str:                        # a Markdown table
     "One line for each figure and table of the paper: command, number, expected range, minutes, verdicts."
     folder = Path(folder)
-    contents = yaml.safe_load((project_folder() / "figures" / "published" / "contents.yaml").read_text(encoding="utf-8"))
+    path = project_folder() / "figures" / "published" / "contents.yaml"
+    contents = yaml.safe_load(path.read_text(encoding="utf-8"))
     judged = claim_verdicts(folder, folder.name)
-    lines = ["| figure | command | number | expected range | minutes | verdict on the paper's claims |", "| --- | --- | --- | --- | --- | --- |"]
+    heading = ("figure", "command", "number", "expected range", "minutes", "verdict on the paper's claims")
+    lines = ["| " + " | ".join(heading) + " |", "| --- " * len(heading) + "|"]
     for item in contents:
         name = item["name"]
         number, range_ = number_and_range(item["number"], folder)
@@ -62,6 +68,7 @@ def summary(
         title = f"{item['label']}: {item['title']}"
         picture = next((name + s for s in (".webp", ".png") if (folder / (name + s)).exists()), None)
         if picture: title = f"[{title}]({link}{picture})"
-        cells = (title, f"`deeplandscape reproduce {name}`", number, range_, minutes_of(name, folder), verdicts)
+        command = f"`deeplandscape reproduce {name}`"
+        cells = (title, command, number, range_, minutes_of(name, folder), verdicts)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)

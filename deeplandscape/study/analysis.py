@@ -136,11 +136,13 @@ def _named(name, part, wins, own, rules):
         chain = tuple((a, b) for a, b in part["pairs"][:-1] if ((own["first"] == a) & (own["second"] == b)).any())
         found = gains(own, chain, rules) if chain else pd.DataFrame(columns=["step", "gain", "low", "high"])
         first = part["pairs"][-1]
-        lines = [(r.step if r.step != "sum" else first[0], "" if r.step != "sum" else f"against {first[1]}", "ΔR", r.gain, r.low, r.high, len(own)) for r in found.itertuples()]
+        total = (first[0], f"against {first[1]}")
+        lines = [(*(total if r.step == "sum" else (r.step, "")), "ΔR", r.gain, r.low, r.high, len(own)) for r in found.itertuples()]
         if len(chain) < len(part["pairs"]) - 1: lines = lines[:-1]           # the sum needs every step
         direct = wins[(wins.row == first[0]) & (wins.column == first[1])]
         return lines + [(r.row, f"against {r.column}, asked directly", "ΔR", r.share - 0.5, r.low - 0.5, r.high - 0.5, r.votes) for r in direct.itertuples()]
-    if part["shown"] == "tab01_balance": return [(r.row, "", "R", r.share - 0.5, r.low - 0.5, r.high - 0.5, r.votes) for r in wins[wins.column == "decay"].itertuples()]
+    if part["shown"] == "tab01_balance":
+        return [(r.row, "", "R", r.share - 0.5, r.low - 0.5, r.high - 0.5, r.votes) for r in wins[wins.column == "decay"].itertuples()]
     if part["shown"] == "tab03_al_finetuned": return [(r.row, "", "user preference", r.share, r.low, r.high, r.votes) for r in wins.itertuples()]
     if part["protocol"] == "real or fake": return [(r.row, condition, "fooling ratio", r.share, r.low, r.high, r.votes) for r in wins.itertuples()]
     against = lambda column: ", ".join(filter(None, [condition, "against " + column.removeprefix("Ours (").removesuffix(")")]))

@@ -56,7 +56,10 @@ def _sampler(G, side, seed):
     from deeplandscape.media import to_uint8
     from deeplandscape.study.material import FPS, LONG
     from deeplandscape.video.motion import sample_video
-    return lambda i: to_uint8(F.interpolate(sample_video(G, seed + i, frames=LONG, fps=FPS), size=(side, side), mode="bicubic", antialias=True).clamp(-1, 1).cpu())
+    def draw(i):
+        video = sample_video(G, seed + i, frames=LONG, fps=FPS)
+        return to_uint8(F.interpolate(video, size=(side, side), mode="bicubic", antialias=True).clamp(-1, 1).cpu())
+    return draw
 
 
 def _synthetic(ablations, generators, side, seed, device):
@@ -109,7 +112,8 @@ def study_prepare(
     use_threads()
     items = material.study_items(size.scenes, True, photos, clips, size.side)
     ours = {v: material.OurSystem(v, size.iterations, seed, where) for v in ("EOIF", "EOIFS")}
-    systems = {f"Ours ({v})": o for v, o in ours.items()} | {"control: pixels moved": material.MovedPixels(ours["EOIF"]), "control: still photo": material.StillPhoto()}
+    controls = {"control: pixels moved": material.MovedPixels(ours["EOIF"]), "control: still photo": material.StillPhoto()}
+    systems = {f"Ours ({v})": o for v, o in ours.items()} | controls
     systems |= {"Ours (Synth.)": _Drawn(load_generator(device=where), size.side, seed)} | others
     synthetic = _synthetic(ablations, _pairs(generator, "generator"), size.side, seed, where)
     made = material.prepare_study(out, items, systems, ours["EOIF"], synthetic, size.samples, [size, seed, system, fitted, generator], say=typer.echo)
@@ -129,8 +133,9 @@ def load_material(folder) -> dict:  # of `study prepare`
 @study_app.command("plan")
 def study_plan(
     material: Annotated[Path, typer.Argument(help="folder of the material")],
-    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="the plan, .json; default: plan.json in the folder of the material, where the server looks for clips")] = None,
-    parts: Annotated[str, typer.Option(help="short, long, fooling (Figure 8), fast (10), ablation (6), balance (Table 1), finetuning (Table 3); separated by commas")] = "short,long,fooling",
+    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="the plan, .json; default: plan.json in the folder of the material")] = None,
+    parts: Annotated[str, typer.Option(
+        help="short, long, fooling (Figure 8), fast (10), ablation (6), balance (Table 1), finetuning (Table 3); commas between")] = "short,long,fooling",
     assessors: Annotated[int, typer.Option(help="different ones for each question")] = 5,
     questions: Annotated[int, typer.Option(help="of one assessor at most, gold ones among them")] = 12,
     gold: Annotated[int, typer.Option(help="gold questions of one assessor")] = 2,
@@ -166,7 +171,7 @@ def study_serve(
     except KeyboardInterrupt: typer.echo(f"stopped; the votes are in {server.register.journal.path}")
     finally: server.server_close()
 
-
+# %% ../../nbs/989_commands.ipynb #649e072f
 @study_app.command("export")
 def study_export(
     plan: Annotated[Path, typer.Argument(help="the plan, .json, in the folder of the material")],
@@ -178,7 +183,7 @@ def study_export(
     from deeplandscape.study.plan import read_study
     typer.echo(f"open {export_study(read_study(plan), material or plan.parent, out)}, or give it out as index.html?seat=0, ?seat=1 ...")
 
-
+# %% ../../nbs/989_commands.ipynb #a359b026
 @study_app.command("ingest")
 def study_ingest(
     plan: Annotated[Path, typer.Argument(help="the plan, .json")],
@@ -202,7 +207,7 @@ def study_analyse(
     plan: Annotated[Path, typer.Argument(help="the plan, .json")],
     files: Annotated[list[Path], typer.Argument(help="journals and saved files of answers")],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for tables and pictures")] = Path("analysis"),
-    figures: Annotated[Optional[Path], typer.Option(help="folder of results, e.g. figures/cpu: Figures 6, 8, 10 and Tables 1, 3 read ours there; people only")] = None,
+    figures: Annotated[Optional[Path], typer.Option(help="folder of results, e.g. figures/cpu: Figures 6, 8, 10, Tables 1, 3 read ours there")] = None,
     machines: Annotated[bool, typer.Option(help="analyse the votes of programs: shows that the kit works, no evidence")] = False,
 ):
     "Analyse the votes as the plan fixed it."
@@ -214,12 +219,17 @@ def study_analyse(
     fixed = read_study(plan)
     votes, counts = ingest_votes(fixed, files)
     found = analyse_study(fixed, votes, machines)
-    if figures and not found["evidence"]: raise InputError("There are no votes of people that count, so there is nothing to put beside the paper; leave --figures away.")
-    typer.echo(f"plan {found['plan'][:16]}: {found['votes']} votes of {found['people']} assessors count{'' if found['evidence'] else '; NO EVIDENCE: votes of programs' if found['votes'] else ''}")
+    if figures and not found["evidence"]:
+        raise InputError("There are no votes of people that count, so there is nothing to put beside the paper; leave --figures away.")
+    warning = "; NO EVIDENCE: votes of programs" if found["votes"] and not found["evidence"] else ""
+    typer.echo(f"plan {found['plan'][:16]}: {found['votes']} votes of {found['people']} assessors count{warning}")
     for reason, count in found["lost"].items(): typer.echo(f"left out: {count}, {reason}")
-    for r in found["numbers"].itertuples(): typer.echo(f"{r.method:24} {r.condition or '':36} {r.metric:16} {r.value:6.3f} ({r.low:.3f} to {r.high:.3f}), {r.votes} votes")
+    for r in found["numbers"].itertuples():
+        typer.echo(f"{r.method:24} {r.condition or '':36} {r.metric:16} {r.value:6.3f} ({r.low:.3f} to {r.high:.3f}), {r.votes} votes")
     typer.echo(f"wrote {write_analysis(found, out, counts)}")
     if figures:
         values = dict(plan=found["plan"], votes=found["votes"], assessors=found["people"], **{f"left out: {k}": v for k, v in found["lost"].items()})
         for shown, own in found["numbers"].groupby("shown"):
-            typer.echo(f"wrote {save_result(STUDY_RESULTS[shown], figures.name, table=own.drop(columns='shown'), values=values, parameters=fixed['rules'], seed=fixed['rules']['seed'], output=figures)}")
+            own = own.drop(columns="shown")
+            path = save_result(STUDY_RESULTS[shown], figures.name, table=own, values=values, parameters=fixed["rules"], seed=fixed["rules"]["seed"], output=figures)
+            typer.echo(f"wrote {path}")

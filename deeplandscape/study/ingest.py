@@ -25,7 +25,8 @@ def _records_of(path) -> tuple[list, int]:
     except OSError as error: raise InputError(f"{path} cannot be read ({error.strerror}).") from None
     except ValueError: saved = None
     if isinstance(saved, dict) and "votes" in saved:
-        if not isinstance(saved["votes"], list) or not isinstance(saved.get("seat"), int): raise InputError(f"{path} is not a file of answers that the page saved.")
+        if not isinstance(saved["votes"], list) or not isinstance(saved.get("seat"), int):
+            raise InputError(f"{path} is not a file of answers that the page saved.")
         return [dict(kind="vote", at=None, seat=saved["seat"], **v) if isinstance(v, dict) else v for v in saved["votes"]], 0
     records, broken = read_journal(path)
     if not records and broken: raise InputError(f"{path} is neither a journal of votes nor a file that the page saved.")
@@ -61,8 +62,8 @@ def _row(plan, vote, seat):
     if vote["question"] not in shown: raise InputError(f"Seat {seat} was not asked {vote['question']}.")
     turned, first, second = bool(shown[vote["question"]]), q["systems"][0], (q["systems"] + [""])[1]
     won = {"none": np.nan, "real": 1.0, "fake": 0.0, "left": float(not turned), "right": float(turned)}[vote["answer"]]
-    return dict(assessor=vote["assessor"], seat=seat, part=q["part"], question=vote["question"], item=q["item"], first=first, second=second, turned=turned, gold=q["gold"],
-                answer=vote["answer"], won=won, seconds=vote["seconds"], waited=vote["waited"], by=vote["by"], machine=vote["machine"], asked=len(shown))
+    return dict(assessor=vote["assessor"], seat=seat, part=q["part"], question=vote["question"], item=q["item"], first=first, second=second,
+                turned=turned, gold=q["gold"], answer=vote["answer"], won=won, seconds=vote["seconds"], waited=vote["waited"], by=vote["by"], machine=vote["machine"], asked=len(shown))
 
 # %% ../../nbs/905_ingest.ipynb #d3af7a42
 def excluded_assessors(

@@ -54,7 +54,7 @@ def cluster_weights(
     names, codes = np.unique(np.asarray(clusters), return_inverse=True)
     return rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)[:, codes].astype(float)
 
-
+# %% ../../nbs/904_intervals.ipynb #64b25cb9
 def two_way_variance(
     statistic,                  # (B, n) weights of the votes -> (B, k)
     photographs,                # (n,) of each vote

@@ -21,11 +21,14 @@ import torch.nn.functional as F
 from ..core import InputError, item_generator, progress
 from ..experiments.comparison import directions_of, scene_clips
 from ..video.controls import pixels_moved
+from ..video.rendering import make_film
+from ..video.wind import wind
 from ..files import atomic, file_sha256
 from ..media import from_uint8, open_photo, save_image, to_uint8, write_video
 from ..metrics.flow import motion_amount, optical_flow
-from ..metrics.protocols import PICTURE_SUFFIXES, VIDEO_SUFFIXES, read_clips
-from ..photo.animation import SLOW, animate, render_frames
+from ..data.sources import PICTURES, VIDEOS
+from ..metrics.protocols import read_clips
+from ..photo.animation import animate
 from ..photo.regions import horizon_of
 from ..video.motion import Homography
 from .plan import OTHERS
@@ -63,10 +66,10 @@ def study_items(
     if china:
         from sklearn.datasets import load_sample_image
         found.append(StudyItem("china", photo_square(from_uint8(torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1)), side)))
-    for path in _listed(photos, PICTURE_SUFFIXES):
+    for path in _listed(photos, PICTURES):
         picture = torch.from_numpy(np.array(open_photo(path, short_side=2 * side))).permute(2, 0, 1)
         found.append(StudyItem(path.stem, photo_square(from_uint8(picture), side)))
-    for path in _listed(clips, VIDEO_SUFFIXES):
+    for path in _listed(clips, VIDEOS):
         frames = to_uint8(read_clips([path], side, LONG)[0])[:LONG]
         found.append(StudyItem(path.stem, from_uint8(frames[0]), frames))
     names = [item.name for item in found]
@@ -97,7 +100,8 @@ class OurSystem:
         "The inversion of a photograph, its regions (1, 3, S, S) and the direction of its motion; kept."
         if item.name not in self.found:
             hour = directions_of(item.name, 1, self.seed)[0]
-            video = animate(item.photo, hour, 2 / FPS, FPS, 1.0, self.seed, self.variant, size=item.photo.shape[-1], iterations=self.iterations, device=self.device, models=self.models, light="none")
+            video = animate(item.photo, hour, 2 / FPS, FPS, 1.0, self.seed, self.variant, size=item.photo.shape[-1], iterations=self.iterations,
+                            device=self.device, models=self.models, light="none")
             self.found = {item.name: (video.inversion, video.masks[None].to(video.inversion.photo), hour)}      # the last one only: they are large
         return self.found[item.name]
 
@@ -105,11 +109,12 @@ class OurSystem:
         "How sky and water move."
         _, masks, hour = self.invert(item)
         horizon = horizon_of(masks)
-        return Homography() if horizon is None else Homography.clock(hour, horizon, SLOW * speed)
+        return Homography() if horizon is None else wind(hour, masks, horizon, speed)
 
     def __call__(self, item, frames, speed):
         inversion, masks, _ = self.invert(item)
-        return render_frames(inversion, item.photo[None].to(masks), masks, self.motion(item, speed), frames, FPS, seed=self.seed)[0].cpu()
+        film = make_film(inversion, item.photo[None].to(masks), masks, self.motion(item, speed), frames, FPS, seed=self.seed)
+        return torch.stack(list(film))
 
 
 class MovedPixels:
@@ -136,7 +141,7 @@ class FolderSystem:
 
     def path(self, item: StudyItem, setting: str = "") -> Path | None:
         "The file of a photograph."
-        return next((p for p in _listed(self.folder / setting if self.speeds else self.folder, VIDEO_SUFFIXES) if p.stem == item.name), None)
+        return next((p for p in _listed(self.folder / setting if self.speeds else self.folder, VIDEOS) if p.stem == item.name), None)
 
     def __call__(self, item, frames, speed, setting=""):
         path = self.path(item, setting)
@@ -173,7 +178,8 @@ def aligned_speeds(
     def ratio(motion): return float(np.clip(motion / own, 0.1, 10)) if own > 0 and motion > 0 else None
     b = ratio(fast)
     a = ratio(slow)
-    said = {"B": "as the real clips move" if b else "no real clip moves: the average cloud of the paper's videos", "A": "as the compared systems move" if a else "no compared system moves: half of B"}
+    said = {"B": "as the real clips move" if b else "no real clip moves: the average cloud of the paper's videos",
+            "A": "as the compared systems move" if a else "no compared system moves: half of B"}
     b = b or 1.0
     return {"A": round(a or b / 2, 3), "B": round(b, 3)}, said
 
@@ -215,7 +221,8 @@ def write_clip(
 def _lines(system, item, setting, frames, folder, scramble):
     "Both lengths of one clip, perhaps scrambled too."
     kinds = [(frames, False)] + ([(scrambled_clip(frames, int(hashlib.sha256(item.encode()).hexdigest()[:6], 16)), True)] if scramble else [])
-    return [dict(system=system, item=item, setting=setting, frames=n, scrambled=mixed, **write_clip(clip[:n], folder)) for clip, mixed in kinds for n in (SHORT, LONG)]
+    about = dict(system=system, item=item, setting=setting)
+    return [dict(**about, frames=n, scrambled=mixed, **write_clip(clip[:n], folder)) for clip, mixed in kinds for n in (SHORT, LONG)]
 
 # %% ../../nbs/909_material.ipynb #f9a28fba
 def _find_speeds(items, systems, ours, say):
@@ -240,7 +247,8 @@ def _make_item(item, systems, speeds, folder, gold):
         for setting in ("A", "B") if system.speeds else ("",):
             extra = (setting,) if isinstance(system, FolderSystem) else ()
             frames = system(item, LONG, speeds.get(setting, 1.0), *extra)
-            if frames is not None: lines += _lines(name, item.name, setting, frames, folder, gold == name or (gold == "Real" and item.real is None and name.startswith("Ours")))
+            trap = gold == name or (gold == "Real" and item.real is None and name.startswith("Ours"))
+            if frames is not None: lines += _lines(name, item.name, setting, frames, folder, trap)
     return lines
 
 # %% ../../nbs/909_material.ipynb #1fc2ad43
@@ -266,14 +274,15 @@ def prepare_study(
         listed[item.name] = _photo(item, out)
     first = next(iter(synthetic), "")
     for i in progress(range(samples if synthetic else 0), "samples"):
-        clips += _kept(out / "work" / f"sample {i:03d}.json", digest, lambda i=i: [line for name, make in synthetic.items() for line in _lines(name, f"sample {i:03d}", "", make(i), out, name == first)])
+        def drawn(i=i): return [line for name, make in synthetic.items() for line in _lines(name, f"sample {i:03d}", "", make(i), out, name == first)]
+        clips += _kept(out / "work" / f"sample {i:03d}.json", digest, drawn)
     card = dict(fps=FPS, side=int(items[0].photo.shape[-1]), speeds=speeds, speeds_found=said, systems=names, synthetic=sorted(synthetic))
     material = dict(clips=clips, items=listed, card=card)
     with atomic(out / "material.json") as partial: Path(partial).write_text(json.dumps(material, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(out / "work", ignore_errors=True)
     return material
 
-
+# %% ../../nbs/909_material.ipynb #9723f600
 def _kept(path, digest, make):
     "What was made before under the same key, or made now and kept."
     try: found = json.loads(path.read_text())

@@ -62,7 +62,8 @@ def check_files(
     for name in study_files(plan):
         path = Path(folder) / name
         if not path.is_file(): raise InputError(f"The clip {path} of the plan is missing; prepare the material again.")
-        if hashes and planned[name] and file_sha256(path) != planned[name]: raise InputError(f"{path} is not the file that was planned; its votes would be about something else.")
+        if hashes and planned[name] and file_sha256(path) != planned[name]:
+            raise InputError(f"{path} is not the file that was planned; its votes would be about something else.")
 
 
 def export_study(
@@ -112,4 +113,5 @@ def notebook_page(
 
 def study_frame(page: str, height: int = 720) -> str:  # of `notebook_page`; px
     "The page in a frame, as HTML for a notebook's cell."
-    return f'<iframe title="user study" sandbox="allow-scripts allow-downloads" style="width: 100%; height: {height}px; border: 0" srcdoc="{html.escape(page)}"></iframe>'
+    style = f"width: 100%; height: {height}px; border: 0"
+    return f'<iframe title="user study" sandbox="allow-scripts allow-downloads" style="{style}" srcdoc="{html.escape(page)}"></iframe>'

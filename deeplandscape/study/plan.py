@@ -185,9 +185,12 @@ def _plan_part(name, part, clips, rules, rng):
     ids = {(systems, item): hidden(systems, item) for systems, item, _ in rows}
     questions = {ids[s, item]: dict(part=name, item=item, systems=list(s), clips=c, gold=False) for s, item, c in rows}
     traps = [(hidden("gold", a, b), item, [a, b]) for item, a, b in gold]
-    if rules.gold and len(traps) < rules.gold: raise InputError(f"The material has {len(traps)} scrambled clips for {name}, but {rules.gold} gold questions are planned; prepare more photographs, or plan fewer.")
+    if rules.gold and len(traps) < rules.gold:
+        raise InputError(f"The material has {len(traps)} scrambled clips for {name}, but {rules.gold} gold questions are planned; "
+                         "prepare more photographs, or plan fewer.")
     single = part.protocol == "real or fake"
-    questions |= {q: dict(part=name, item=item, systems=["scrambled"] if single else ["in order", "scrambled"], clips=c[1:] if single else c, gold=True) for q, item, c in traps}
+    shown = ["scrambled"] if single else ["in order", "scrambled"]
+    questions |= {q: dict(part=name, item=item, systems=shown, clips=c[1:] if single else c, gold=True) for q, item, c in traps}
     groups = list(dict.fromkeys(systems for systems, _, _ in rows))
     rounds = [[(ids[groups[p], items[j]], items[j]) for p, j in one_round(len(groups), len(items), rng)] for _ in range(rules.assessors)]
     seats = [seat for order in rounds for seat in cut_seats(order, rules.questions - rules.gold)]
@@ -251,5 +254,6 @@ def read_study(
     except FileNotFoundError: raise InputError(f"There is no plan {path}; make one with `deeplandscape study plan`.") from None
     except (OSError, ValueError): raise InputError(f"{path} cannot be read as the plan of a study.") from None
     if not isinstance(plan, dict) or plan.get("format") != PLAN_FORMAT: raise InputError(f"{path} is not the plan of a study of this version.")
-    if plan.get("hash") != plan_hash(plan): raise InputError(f"{path} was changed after it was written; its votes would not be those of the plan that was fixed.")
+    if plan.get("hash") != plan_hash(plan):
+        raise InputError(f"{path} was changed after it was written; its votes would not be those of the plan that was fixed.")
     return plan

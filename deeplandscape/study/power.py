@@ -15,10 +15,10 @@ from scipy import stats
 from ..core import InputError
 from .intervals import design_effect, wilson
 
+# %% ../../nbs/908_power.ipynb #47ccd8fb
 CLIPS, SAMPLES, EACH, CORRELATION = 69, 100, 5, 0.2         # test clips, videos of an ablation, assessors of a question, assumed
 ASSUMED = "{clips} clips, {each} votes on each, which correlate by {correlation}"
 
-# %% ../../nbs/908_power.ipynb #762a2ae1
 def share_of(
     metric: str,        # as in the published tables
     value: float,       # as printed
@@ -31,7 +31,7 @@ def share_of(
 
 PEOPLE = ("wins", "fooling ratio", "user preference", "R", "ΔR")
 
-
+# %% ../../nbs/908_power.ipynb #72486d55
 def paper_intervals(
     table: pd.DataFrame,            # published: method, condition, metric, value
     clips: int = CLIPS,             # on which each comparison was asked
@@ -55,7 +55,7 @@ def paper_intervals(
         separated[total] = (low[total] > 0) | (high[total] < 0)
     return found.assign(low=low, high=high, separated=separated)
 
-
+# %% ../../nbs/908_power.ipynb #31d43738
 def largest_correlation(
     share: float,               # of votes, as printed
     clips: int = CLIPS,         # as for `paper_intervals`
@@ -132,7 +132,7 @@ def draw_power(
     axis.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     return figure
 
-
+# %% ../../nbs/908_power.ipynb #0ad8aacf
 def power_widget():
     "Sliders for a study that is being planned: how many votes separate 0.48 from 0.52."
     import ipywidgets as widgets
@@ -142,7 +142,8 @@ def power_widget():
                     correlation=widgets.FloatSlider(0.2, min=0, max=1, step=0.05, description="correlation"))
     sentence = widgets.Label()
     def show(share, clips, each, correlation):
-        sentence.value = f"{clips * each:,} votes find {share} with a chance of {power_of(share, clips, each, correlation):.0%}; 80 % need {votes_needed(share, each, correlation):,} votes."
+        chance, needed = power_of(share, clips, each, correlation), votes_needed(share, each, correlation)
+        sentence.value = f"{clips * each:,} votes find {share} with a chance of {chance:.0%}; 80 % need {needed:,} votes."
         figure = draw_power(share, clips, each, correlation)
         display(figure)
         plt.close(figure)

@@ -22,7 +22,8 @@ from .power import ASSUMED, CLIPS, CORRELATION, EACH, PEOPLE, SAMPLES, paper_int
 
 # %% ../../nbs/911_results.ipynb #af858a60
 NO_VOTES = "no votes yet"
-STUDY_RESULTS = {"fig06_ablation": "study_ablation", "fig08_user_study": "study_a", "fig10_user_study_b": "study_b", "tab01_balance": "study_balance", "tab03_al_finetuned": "study_finetuning"}
+STUDY_RESULTS = {"fig06_ablation": "study_ablation", "fig08_user_study": "study_a", "fig10_user_study_b": "study_b",
+                 "tab01_balance": "study_balance", "tab03_al_finetuned": "study_finetuning"}
 
 
 def result_of_votes(
@@ -78,13 +79,14 @@ def show_preferences(
     lines = []
     for r in table.itertuples():
         column = " ".join(filter(None, [r.condition, r.metric if r.metric not in r.condition else ""]))
-        lines += [dict(method=r.method, whose="the paper", column=column, text=_with_interval(r.paper, r.paper_low, r.paper_high), bold=r.separated is True or r.separated == 1),
-                  dict(method=r.method, whose="ours", column=column, text=_with_interval(r.ours, r.low, r.high) or NO_VOTES, bold=False)]
-    long = pd.DataFrame(lines)
+        lines += [(r.method, "the paper", column, _with_interval(r.paper, r.paper_low, r.paper_high), r.separated is True or r.separated == 1),
+                  (r.method, "ours", column, _with_interval(r.ours, r.low, r.high) or NO_VOTES, False)]
+    long = pd.DataFrame(lines, columns=["method", "whose", "column", "text", "bold"])
     lay = lambda what: long.pivot(index=["method", "whose"], columns="column", values=what).reindex(
         index=pd.MultiIndex.from_product([dict.fromkeys(long.method), ["the paper", "ours"]]), columns=list(dict.fromkeys(long.column)))
     bold = lay("bold").fillna(False).astype(bool)
-    return lay("text").fillna("").style.apply(lambda _: pd.DataFrame(np.where(bold, "font-weight: bold", ""), index=bold.index, columns=bold.columns), axis=None)
+    weight = pd.DataFrame(np.where(bold, "font-weight: bold", ""), index=bold.index, columns=bold.columns)
+    return lay("text").fillna("").style.apply(lambda _: weight, axis=None)
 
 # %% ../../nbs/911_results.ipynb #dc8676af
 def draw_preferences(
@@ -97,7 +99,8 @@ def draw_preferences(
     panels = list(table.groupby(["condition", "metric"], sort=False))
     methods, columns = list(dict.fromkeys(table.method))[::-1], min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.6 + 3.1 * columns, rows * (0.75 + 0.3 * len(methods)) + 0.7), sharey=True, squeeze=False, layout="constrained")
+    size = 1.6 + 3.1 * columns, rows * (0.75 + 0.3 * len(methods)) + 0.7
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
     reach = table[["paper_low", "low"]].min(axis=1).groupby(table.metric).min(), table[["paper_high", "high"]].max(axis=1).groupby(table.metric).max()
     for axis, ((condition, metric), own) in zip(axes.flat, panels):
         chance, y = 0.0 if metric in ("R", "ΔR") else 0.5, own.method.map(methods.index).values
@@ -132,7 +135,8 @@ def draw_win_matrices(
         axis.imshow(np.nan_to_num(matrix.values, nan=0.5), cmap="PuOr", vmin=0, vmax=1)
         for r in own.itertuples():
             i, j = list(matrix.index).index(r.row), list(matrix.columns).index(r.column)
-            axis.text(j, i, f"{r.share:.2f}\n{r.low:.2f}–{r.high:.2f}", ha="center", va="center", fontsize=6.5, weight="bold" if r.low > 0.5 or r.high < 0.5 else "normal")
+            clear = "bold" if r.low > 0.5 or r.high < 0.5 else "normal"
+            axis.text(j, i, f"{r.share:.2f}\n{r.low:.2f}–{r.high:.2f}", ha="center", va="center", fontsize=6.5, weight=clear)
         axis.set(title=f"{name}, row over column", xticks=range(len(matrix)), yticks=range(len(matrix)), yticklabels=matrix.index)
         axis.set_xticklabels(matrix.columns, rotation=30, ha="right")
         axis.tick_params(labelsize=7)
@@ -155,6 +159,7 @@ def write_analysis(
         with atomic(out / "wins.png") as partial: figure.savefig(partial, format="png", dpi=150)
         plt.close(figure)
     about = "votes of people" if found["evidence"] else "votes of programs: the kit works; no evidence about any system" if found["votes"] else NO_VOTES
-    facts = dict(plan=found["plan"], about=about, evidence=found["evidence"], votes=found["votes"], assessors=found["people"], left_out=found["lost"], files=counts)
+    facts = dict(plan=found["plan"], about=about, evidence=found["evidence"], votes=found["votes"], assessors=found["people"],
+                 left_out=found["lost"], files=counts)
     with atomic(out / "analysis.json") as partial: Path(partial).write_text(json.dumps(facts, indent=1) + "\n")
     return out / "analysis.json"

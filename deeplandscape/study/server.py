@@ -23,7 +23,8 @@ from .votes import Register
 MOST_BODY = 4096                     # bytes; a vote has about 300
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; "
           "base-uri 'none'; form-action 'none'; frame-ancestors 'self'")
-HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cross-Origin-Resource-Policy": "same-origin"}
+HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+           "Cross-Origin-Resource-Policy": "same-origin"}
 
 
 class Refused(Exception):
@@ -63,9 +64,9 @@ class StudyServer(ThreadingHTTPServer):
         super().server_close()
         self.register.journal.close()
 
-# %% ../../nbs/903_server.ipynb #c39a0d09
-class StudyHandler(BaseHTTPRequestHandler):
-    "What is answered to one connection."
+# %% ../../nbs/903_server.ipynb #8e991edf
+class _Handler(BaseHTTPRequestHandler):
+    "What every answer has in common: names behind the token, headers, errors, checked bodies."
     protocol_version, timeout, server_version, sys_version = "HTTP/1.1", 60, "deeplandscape", ""    # s; a silent connection is closed
 
     def log_message(self, *args): pass                  # addresses of assessors are nobody's business
@@ -99,6 +100,20 @@ class StudyHandler(BaseHTTPRequestHandler):
         except ConnectionError: raise                       # the browser went away
         except OSError as error: self._json(507, dict(error=f"The vote could not be written ({error.strerror}); it is kept in your browser."))
 
+    def _body(self):
+        origin, own = self.headers.get("Origin"), self.headers.get("Host", "")
+        if origin is not None and urlsplit(origin).netloc != own: raise Refused(403, "A page from elsewhere may not vote here.")
+        if self.headers.get_content_type() != "application/json": raise Refused(415, "A body is application/json.")
+        length = self.headers.get("Content-Length", "")
+        if self.headers.get("Transfer-Encoding") or not length.isdigit(): raise Refused(411, "A body has a length.")
+        if int(length) > MOST_BODY: raise Refused(413, f"A body has at most {MOST_BODY} bytes.")
+        try: return json.loads(self.rfile.read(int(length)))
+        except ValueError: raise Refused(400, "The body is not JSON.") from None
+        except RecursionError: raise Refused(400, "The body is nested too deeply.") from None
+
+# %% ../../nbs/903_server.ipynb #14e96ad6
+class StudyHandler(_Handler):
+    "What is answered to one connection."
     def do_GET(self): self._safely(self._get)
     do_HEAD = do_GET
     def do_POST(self): self._safely(self._post)
@@ -118,17 +133,6 @@ class StudyHandler(BaseHTTPRequestHandler):
         if seat is None: raise Refused(410, "Enough people have taken part, thank you. No seat is free.")
         self._json(200, study_sheet(self.server.plan, seat) | dict(answered=self.server.register.answers.get(record["assessor"], {})))
 
-    def _body(self):
-        origin, own = self.headers.get("Origin"), self.headers.get("Host", "")
-        if origin is not None and urlsplit(origin).netloc != own: raise Refused(403, "A page from elsewhere may not vote here.")
-        if self.headers.get_content_type() != "application/json": raise Refused(415, "A body is application/json.")
-        length = self.headers.get("Content-Length", "")
-        if self.headers.get("Transfer-Encoding") or not length.isdigit(): raise Refused(411, "A body has a length.")
-        if int(length) > MOST_BODY: raise Refused(413, f"A body has at most {MOST_BODY} bytes.")
-        try: return json.loads(self.rfile.read(int(length)))
-        except ValueError: raise Refused(400, "The body is not JSON.") from None
-        except RecursionError: raise Refused(400, "The body is nested too deeply.") from None
-
 # %% ../../nbs/903_server.ipynb #16c97fbd
 def serve_study(
     plan: dict,                 # of `make_study`
@@ -143,7 +147,8 @@ def serve_study(
     local = host in ("127.0.0.1", "localhost", "::1")
     if token is not None and not (token.isalnum() and token.isascii() and len(token) >= 8): raise InputError("A token is 8 or more letters and digits.")
     server = StudyServer(plan, material, results, host, port, token if token is not None else "" if local else secrets.token_hex(8))
-    if not local: say("Warning: everybody who has this address can take part, and the connection is not encrypted. In an open network put a server with TLS in front of it.")
+    if not local: say("Warning: everybody who has this address can take part, and the connection is not encrypted. "
+                      "In an open network put a server with TLS in front of it.")
     given = sum(len(a) for a in server.register.answers.values())
     say(f"{len(plan['seats'])} seats, {len(server.register.of)} of them taken, {given} answers so far, in {server.register.journal.path}")
     if server.register.broken: say(f"{server.register.broken} broken lines of the journal were passed over; they were never acknowledged")

@@ -27,7 +27,7 @@ class SimulatedPeople:
     lapse: float = 0.05             # share of answers without looking
     spammers: float = 0.0           # share of assessors who never look
 
-
+# %% ../../nbs/907_simulation.ipynb #6746f492
 def showings(plan: dict) -> pd.DataFrame:  # of `make_study`
     "Every question that a plan shows, one line for each seat that it is shown to."
     rows = []
@@ -35,7 +35,8 @@ def showings(plan: dict) -> pd.DataFrame:  # of `make_study`
         asked = sum(map(len, seat["pages"]))
         for q, flip in (entry for page in seat["pages"] for entry in page):
             known = plan["questions"][q]
-            rows.append((f"simulated-{s:05d}", s, seat["part"], q, known["item"], known["systems"][0], (known["systems"] + [""])[1], bool(flip), known["gold"], asked))
+            first, second = (known["systems"] + [""])[:2]
+            rows.append((f"simulated-{s:05d}", s, seat["part"], q, known["item"], first, second, bool(flip), known["gold"], asked))
     return pd.DataFrame(rows, columns=["assessor", "seat", "part", "question", "item", "first", "second", "turned", "gold", "asked"])
 
 

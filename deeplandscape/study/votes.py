@@ -99,9 +99,9 @@ def read_journal(
         else: broken += 1
     return records, broken
 
-# %% ../../nbs/901_votes.ipynb #62accf4a
-class Register:
-    "Seats and answers of a study, in memory and in its journal; safe for threads."
+# %% ../../nbs/901_votes.ipynb #e55b3c9b
+class _Seats:
+    "The seats and answers that a journal tells of, in memory."
     def __init__(self,
                  plan: dict,        # of the study
                  path,              # .jsonl file of the journal
@@ -125,6 +125,14 @@ class Register:
             self.holders[record["seat"]].append(who)
         else: self.answers.setdefault(who, {})[record["question"]] = record["answer"]
 
+    def _lost(self, seat, who):
+        given = self.answers.get(who, {})
+        unfinished = len(given) < len(self.asked[seat]) and self.clock() - self.seen[who] > 3600 * self.rules.hours_kept
+        return unfinished or gold_failures(self.plan, self.asked[seat], given) > self.rules.most_gold_failures
+
+# %% ../../nbs/901_votes.ipynb #8c08261e
+class Register(_Seats):
+    "Seats and answers of a study, in memory and in its journal; safe for threads."
     def take_seat(self, assessor: str, machine: bool) -> int | None:
         "The number of the assessor's seat, the same whenever asked; None where all are taken."
         if not (isinstance(assessor, str) and ASSESSOR.fullmatch(assessor)): raise InputError("An assessor is 8 to 64 letters, digits, _ or -.")
@@ -136,11 +144,6 @@ class Register:
                 record = dict(kind="seat", at=self.clock(), plan=self.plan["hash"], assessor=assessor, seat=free, machine=bool(machine))
                 self.journal.append(record); self._note(record)
             return self.of[assessor]
-
-    def _lost(self, seat, who):
-        given = self.answers.get(who, {})
-        unfinished = len(given) < len(self.asked[seat]) and self.clock() - self.seen[who] > 3600 * self.rules.hours_kept
-        return unfinished or gold_failures(self.plan, self.asked[seat], given) > self.rules.most_gold_failures
 
     def add(self, record) -> bool:
         "Whether the vote is new; one that is known already is left as it is."

@@ -17,7 +17,7 @@ from ..core import InputError, item_generator
 from ..model.generator import Generator, Latents
 from ..model.approximator import Approximator, LightingConfig, save_lighting
 from ..video.lighting import light_statistics
-from ..metrics.meaning import column_correlation
+from ..statistics import rank_correlation
 from .fit import fit, FitConfig
 
 # %% ../../nbs/69_approximator.ipynb #5da137b8
@@ -119,4 +119,4 @@ def picture_agreement(
     by_A = G.synthesis(A(G.mapping(a.z), b.z_dyn, amount), a.S_st, a.S_dyn)
     by_M = G(a.replace(z_dyn=a.z_dyn * (1 - c) ** 0.5 + b.z_dyn * c ** 0.5))
     before, mine, true = (light_statistics(x) for x in (G(a), by_A, by_M))
-    return {name: column_correlation(true[name] - before[name], (mine[name] - before[name])[:, None]).item() for name in before}
+    return {name: rank_correlation(true[name] - before[name], mine[name] - before[name]) for name in before}

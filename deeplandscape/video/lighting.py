@@ -103,7 +103,9 @@ def light_points(
     if names == ["random"]: return item_normal((A.config.z_dyn_dim,), [seed], "light end")
     if names == ["tour"]: names = [*known]
     for name in names:
-        if name not in known: raise InputError(f"No light is called {name!r}; choose none, tour, random, or of {', '.join(known)}.")
+        if name not in known:
+            raise InputError(
+                f"No light is called {name!r}; choose none, tour, random, or of {', '.join(known)}.")
     return torch.stack([known[name] for name in names])
 
 # %% ../../nbs/41_lighting.ipynb #eb31bfc1
@@ -125,7 +127,8 @@ def light_styles(
     t = (np.arange(frames) / frames if loop else np.linspace(0, 1, frames)) * (len(points) + loop)
     rise = lambda x: np.sin(np.pi / 2 * np.clip(x, 0, 1)) ** 2
     amount = rise(t) * (rise(len(points) + 1 - t) if loop else 1)
-    z_dyn = points.expand(frames, -1) if len(points) == 1 else clamped_spline(at, points, t.clip(1, len(points)))
+    z_dyn = (points.expand(frames, -1) if len(points) == 1
+             else clamped_spline(at, points, t.clip(1, len(points))))
     return light_path(A, W, z_dyn, torch.from_numpy(c * amount ** 2).float(), first_level)
 
 # %% ../../nbs/41_lighting.ipynb #21188eb5
@@ -156,17 +159,20 @@ def turned(
 def light_statistics(
     images: Tensor,    # (B, 3, H, W) in [-1, 1]
 ) -> dict:             # name -> (B,)
-    "Brightness, temperature (red minus blue), contrast and saturation (largest minus smallest channel) of pictures."
+    "Brightness, temperature (red - blue), contrast, saturation (largest - smallest channel)."
     colours = images.clamp(-1, 1) / 2 + 0.5
     r, g, b = colours.unbind(1)
     luma = 0.299 * r + 0.587 * g + 0.114 * b
-    return {"brightness": luma.mean((1, 2)), "temperature": (r - b).mean((1, 2)), "contrast": luma.std((1, 2)),
+    return {"brightness": luma.mean((1, 2)), "temperature": (r - b).mean((1, 2)),
+            "contrast": luma.std((1, 2)),
             "saturation": (colours.amax(1) - colours.amin(1)).mean((1, 2))}
 
 # %% ../../nbs/41_lighting.ipynb #9047eebc
 LIGHT_WORDS = {     # name -> brighter, warmer
-    "blue day": (0.6, -1.0), "white bright day": (1.0, -0.3), "more clouds": (0.8, 0.3), "light sunset": (0.3, 1.0),
-    "warmer sunset": (-0.5, 1.0), "blue hour": (-0.7, -0.7), "deep night": (-1.0, 0.0), "blue morning": (0.0, -1.0)}
+    "blue day": (0.6, -1.0), "white bright day": (1.0, -0.3), "more clouds": (0.8, 0.3),
+    "light sunset": (0.3, 1.0),
+    "warmer sunset": (-0.5, 1.0), "blue hour": (-0.7, -0.7), "deep night": (-1.0, 0.0),
+    "blue morning": (0.0, -1.0)}
 
 def own_styles(
     G: Generator,             # the generator

@@ -68,7 +68,7 @@ def sampling_grid(matrices, size, seam):
     sky_row = (torch.arange(h) < seam)[:, None, None]
     matrix = torch.where(sky_row, matrices[:, None, 0], matrices[:, None, 1])                  # (T, h, 3, 3)
     along_row = matrix[..., 1] * y[:, None] + matrix[..., 2]                                   # (T, h, 3)
-    u, v, scale = (matrix[..., 0, None] * x + along_row[..., None]).unbind(2)                  # each (T, h, w)
+    u, v, scale = (matrix[..., 0, None] * x + along_row[..., None]).unbind(2)  # each (T, h, w)
     scale = torch.where(scale.abs() < 1e-6, torch.full_like(scale, 1e-6), scale)
     return torch.stack([u / scale, v / scale], dim=-1)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACE', 'wind_asked_for', 'corners', 'wind', 'renewal', 'patches', 'shown_times']
 
-# %% ../../nbs/43_wind.ipynb #0e14fa90
+# %% ../../nbs/43_wind.ipynb #f406ed80
 import math
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..averages import enlarge
 from ..core import item_generator
 from .motion import Homography
 
-# %% ../../nbs/43_wind.ipynb #ac3cbda9
+# %% ../../nbs/43_wind.ipynb #76f95e1a
 def wind_asked_for(
     homography: Homography,    # the motion
     size: tuple,               # (height, width) of the frames, px
@@ -27,7 +27,7 @@ def wind_asked_for(
     there, here = homography.grid((h, w), torch.tensor([-float(frames), 0.0], dtype=torch.float64))
     return ((there - here) * torch.tensor([(w - 1) / 2, (h - 1) / 2], dtype=torch.float64)).permute(2, 0, 1).float()
 
-# %% ../../nbs/43_wind.ipynb #1900e34d
+# %% ../../nbs/43_wind.ipynb #2dd667fe
 def corners(
     top: tuple,         # (right, up), px a frame: how the top of the picture moves
     ratio: float,       # of the upward speed that the horizon keeps
@@ -41,7 +41,7 @@ def corners(
            (0.3 * side - ratio * spread, ratio * up), (0.3 * side + ratio * spread, ratio * up)]
     return tuple((-2 * x / w, 2 * y / h) for x, y in way)
 
-# %% ../../nbs/43_wind.ipynb #da1ea3c4
+# %% ../../nbs/43_wind.ipynb #5319feb3
 PACE = 1 / 1200      # of the width in a frame: calm clouds cross a tenth of the picture in four seconds
 
 def wind(
@@ -63,7 +63,7 @@ def wind(
     response = np.stack([mean((abs(step), 0.0)), mean((0.0, abs(step)))], 1)
     return make(tuple(np.linalg.solve(response, step * np.array([math.sin(angle), -math.cos(angle)]))))
 
-# %% ../../nbs/43_wind.ipynb #2541bd9e
+# %% ../../nbs/43_wind.ipynb #80af70da
 def renewal(
     homography: Homography,    # the motion
     length: float,             # of the video, frames at 30 a second
@@ -83,7 +83,7 @@ def patches(size, seed=0):
     x = enlarge(torch.rand(1, 1, *n, generator=item_generator(seed, "patches")), (h, w))
     return (x - x.amin()) / (x.amax() - x.amin())
 
-# %% ../../nbs/43_wind.ipynb #388426a6
+# %% ../../nbs/43_wind.ipynb #68479a08
 def shown_times(
     t: float,                # frames at 30 a second
     period: float | None,    # P, see `renewal`

@@ -1,4 +1,5 @@
-"""Pictures of the explorers for the notebook: `python tests/browser/screenshots.py` writes nbs/apps/*.png, from the shipped weights."""
+"""Pictures of the explorers for the notebook: `python tests/browser/screenshots.py` writes nbs/apps/*.png,
+from the shipped weights."""
 import io
 import sys
 import tempfile
@@ -54,10 +55,13 @@ def main(names):
                 page.goto(f"{address}voila/render/{name}.ipynb")
                 globals()[name](page)
                 box = page.locator(".explorer").first.bounding_box()
-                shot = page.screenshot(full_page=True, clip={k: max(0, box[k] - 8) if k in "xy" else box[k] + 16 for k in box})
+                shot = page.screenshot(full_page=True,
+                                       clip={k: max(0, box[k] - 8) if k in "xy" else box[k] + 16
+                                             for k in box})
                 made = Image.open(io.BytesIO(shot)).convert("RGB")
                 path = ROOT / "nbs" / "apps" / f"{name}.png"
-                made.resize((made.width * 3 // 4, made.height * 3 // 4), Image.Resampling.LANCZOS).save(path, optimize=True)
+                made.resize((made.width * 3 // 4, made.height * 3 // 4),
+                            Image.Resampling.LANCZOS).save(path, optimize=True)
                 print(path.name, made.size, f"{path.stat().st_size / 1024:.0f} kB")
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MISSING = "there is no Chromium on this machine" if CHROMIUM is None else next(
-    (f"{name} is not installed: pip install {name}" for name in ("voila", "playwright") if not find_spec(name)), "")
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    (f"{name} is not installed: pip install {name}" for name in ("voila", "playwright")
+     if not find_spec(name)), "")
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking",
          "--disable-component-update", "--disable-sync")
 PATIENCE = 240                                         # s; a page is there after 5 s on a machine at leisure
 
@@ -38,7 +40,8 @@ def wait_for_port(port, server):
 def served(folder, *options, **environment):
     "`deeplandscape explore` with these options, its log in `folder`: gives the address."
     port = free_port()
-    command = [sys.executable, "-c", "from deeplandscape.cli import main; main()", "explore", "--no-browser", f"--port={port}", *options]
+    command = [sys.executable, "-c", "from deeplandscape.cli import main; main()", "explore", "--no-browser",
+               f"--port={port}", *options]
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", **environment)
     with open(Path(folder) / f"server{port}.log", "w") as log:
         server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
@@ -65,6 +68,7 @@ def opened(browser, width=1366, height=900):
     "A page that reaches this machine only, on and off line alike."
     page = browser.new_page(viewport=dict(width=width, height=height), accept_downloads=True)
     page.set_default_timeout(PATIENCE * 1000)
-    page.route("**/*", lambda route: route.continue_() if "//127.0.0.1" in route.request.url else route.abort())
+    page.route("**/*", lambda route: route.continue_() if "//127.0.0.1" in route.request.url
+               else route.abort())
     try: yield page
     finally: page.close()

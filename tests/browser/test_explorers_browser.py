@@ -1,4 +1,5 @@
-"""The explorers in a real browser: `deeplandscape explore` serves the notebooks of nbs/apps, headless Chromium turns the controls, and the pixels are compared."""
+"""The explorers in a real browser: `deeplandscape explore` serves the notebooks of nbs/apps, headless
+Chromium turns the controls, and the pixels are compared."""
 import base64
 import io
 import json
@@ -23,7 +24,8 @@ def folder(tmp_path_factory): return tmp_path_factory.mktemp("served")
 @pytest.fixture(scope="module")
 def address(folder):
     "Voila, serving the folder of the apps with small random networks."
-    with served(folder, "--voila", DEEPLANDSCAPE_WEIGHTS=str(write_weights(folder))) as address: yield address + "voila/render/"
+    with served(folder, "--voila", DEEPLANDSCAPE_WEIGHTS=str(write_weights(folder))) as address:
+        yield address + "voila/render/"
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,8 @@ def same(shown, image): return np.abs(shown.astype(int) - as_array(image)).max()
 
 def drag(page, name, share):
     "Pull the slider of that name to a share of its length with the mouse."
-    grip, rail = handle(page, name).bounding_box(), page.locator(".widget-slider", has_text=name).locator(".noUi-base").bounding_box()
+    grip, rail = handle(page, name).bounding_box(
+        ), page.locator(".widget-slider", has_text=name).locator(".noUi-base").bounding_box()
     page.mouse.move(grip["x"] + grip["width"] / 2, grip["y"] + grip["height"] / 2)
     page.mouse.down()
     page.mouse.move(rail["x"] + share * rail["width"], rail["y"] + rail["height"] / 2, steps=6)
@@ -75,12 +78,14 @@ def send(page, path):
 def overlaps(page):
     "Pairs of visible controls and pictures of which one covers part of the other."
     return page.evaluate("""() => {
-        const boxes = [...document.querySelectorAll('.explorer img, .explorer button, .explorer .widget-slider, .explorer select, .explorer .widget-label')]
-            .map(e => [e, e.getBoundingClientRect()]).filter(([e, b]) => b.width > 1 && b.height > 1 && getComputedStyle(e).visibility != 'hidden')
+        const parts = ['img', 'button', '.widget-slider', 'select', '.widget-label'].map(part => '.explorer ' + part)
+        const boxes = [...document.querySelectorAll(parts.join(', '))].map(e => [e, e.getBoundingClientRect()])
+            .filter(([e, b]) => b.width > 1 && b.height > 1 && getComputedStyle(e).visibility != 'hidden')
         const found = []
         for (const [e, a] of boxes) for (const [f, b] of boxes)
             if (e !== f && !e.contains(f) && !f.contains(e) && e.compareDocumentPosition(f) & 4 &&
-                Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2)
+                Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2 &&
+                Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2)
                 found.push([e.textContent || e.tagName, f.textContent || f.tagName])
         return found }""")
 
@@ -123,13 +128,16 @@ def test_motion_plays_and_saves(page, address):
     assert same(pixels_of(page), expected.render([5], "9h")[0][0])
     assert np.abs(pixels_of(page, 1).astype(int) - before).max() > 20                # the map has moved
     page.locator(".widget-play button").first.click()
-    page.wait_for_function("![...document.querySelectorAll('.widget-label')].some(e => / frame 5$/.test(e.textContent))")
+    page.wait_for_function("![...document.querySelectorAll('.widget-label')].some(e => / frame "
+                           "5$/.test(e.textContent))")
     page.locator(".widget-play button").first.click()
     page.get_by_role("button", name="save video").click()
     wait_for(page, "120 frames")
     with page.expect_download() as download: page.get_by_text("download motion.mp4").click()
     assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
-    assert page.locator("video").evaluate("v => new Promise(done => v.readyState > 1 ? done(v.videoWidth) : v.onloadeddata = () => done(v.videoWidth))") == 32
+    assert (page.locator("video").evaluate(
+        "v => new Promise(done => v.readyState > 1 ? done(v.videoWidth) : v.onloadeddata = () => "
+        "done(v.videoWidth))") == 32)
 
 
 def test_inversion_runs_stops_and_loosens(page, address):
@@ -139,7 +147,7 @@ def test_inversion_runs_stops_and_loosens(page, address):
     page.locator(".widget-dropdown", has_text="steps").locator("select").select_option("the paper's 500")
     page.get_by_role("button", name="invert").click()
     wait_for(page, "MO, step")
-    page.get_by_role("button", name="stop").click()                                  # heard while the variants run
+    page.get_by_role("button", name="stop").click()  # heard while the variants run
     wait_for(page, "Stopped.")
     page.locator(".widget-dropdown", has_text="steps").locator("select").select_option("60, quick")
     for name in ("MO", "EOI"): page.get_by_role("button", name=name, exact=True).click()
@@ -162,10 +170,12 @@ def test_photo_survives_bad_uploads_and_makes_a_video(page, address, tmp_path):
     send(page, tmp_path / "letter.jpg")
     wait_for(page, "letter.jpg cannot be read as a picture")
     noise = np.random.default_rng(0).integers(0, 256, (1600, 2400, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "large.png", compress_level=0)             # 11.5 MB, more than Jupyter's own limit
+    # 11.5 MB, more than Jupyter's own limit
+    Image.fromarray(noise).save(tmp_path / "large.png", compress_level=0)
     send(page, tmp_path / "large.png")
     wait_for(page, "large.png is here")
-    Image.fromarray(np.linspace(0, 255, 60 * 90 * 3).astype(np.uint8).reshape(60, 90, 3)).save(tmp_path / "mine.png")
+    Image.fromarray(np.linspace(0, 255,
+                                60 * 90 * 3).astype(np.uint8).reshape(60, 90, 3)).save(tmp_path / "mine.png")
     send(page, tmp_path / "mine.png")
     wait_for(page, "mine.png is here")
     assert pixels_of(page).shape == (60, 90, 3)
@@ -185,7 +195,8 @@ def test_scene_in_jupyterlab(page, folder):
     settings = folder / "lab" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     (settings / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false"}))
-    environment = dict(DEEPLANDSCAPE_WEIGHTS=str(write_weights(folder)), JUPYTERLAB_SETTINGS_DIR=str(folder / "lab"), JUPYTER_TOKEN="browser")
+    environment = dict(DEEPLANDSCAPE_WEIGHTS=str(write_weights(folder)),
+                       JUPYTERLAB_SETTINGS_DIR=str(folder / "lab"), JUPYTER_TOKEN="browser")
     with served(folder, **environment) as address:
         page.goto(address + "doc/tree/scene.ipynb?reset&token=browser")
         wait_for(page, "Python 3 (ipykernel) | Idle")

@@ -58,21 +58,22 @@ async function ask(where, body) {
 
 let sending = null;
 function send() {                                    // everything that is not acknowledged yet, in order, again and again until it is
-  if (ALONE || sending) return sending;
-  sending = (async () => {
-    let pause = 500;
-    while (kept.pending.length) {
-      try { await ask("api/vote", kept.pending[0]); kept.pending.shift(); keep(); pause = 500; say(""); }
-      catch (error) {
-        if (error.status >= 400 && error.status < 500 && error.status !== 429) { console.error(error.message); kept.pending.shift(); keep(); continue; }
-        say("The server cannot be reached; your answers are kept here and sent again.");
-        await wait(pause); pause = Math.min(2 * pause, 8000);
-      }
-    }
-    sending = null;
-  })();
-  return sending;
+  if (ALONE || sending || !kept.pending.length) return sending;
+  const work = send_all().finally(() => { sending = null; send(); });      // an answer may have come in the meantime
+  return sending = work;
 }
+
+async function send_all() {
+  for (let pause = 500; kept.pending.length;) {
+    try { await ask("api/vote", kept.pending[0]); kept.pending.shift(); keep(); pause = 500; if (STATUS.textContent === LOST) say(""); }
+    catch (error) {
+      if (error.status >= 400 && error.status < 500 && error.status !== 429) { kept.refused.push(error.message); kept.pending.shift(); keep(); continue; }
+      say(LOST);
+      await wait(pause); pause = Math.min(2 * pause, 8000);
+    }
+  }
+}
+const LOST = "The server cannot be reached; your answers are kept here and sent again.";
 
 // ---------------------------------------------------------------- clips, loaded before they are needed
 const loaded = new Map();
@@ -304,7 +305,7 @@ function download() {
 function finish() {
   say("");
   const code = [...sheet.plan.slice(0, 4), ...me.slice(0, 6)].join("");
-  if (!ALONE) return show(make("h1", {}, "Thank you"), make("p", {}, "All your answers are stored. You can close this page."), make("p", {}, "A code, should you be asked for one: ", make("strong", {}, code)));
+  if (!ALONE) return show(make("h1", {}, "Thank you"), make("p", {}, kept.refused.length ? `The server refused ${kept.refused.length} of your answers: ${kept.refused[0]}` : "All your answers are stored. You can close this page."), make("p", {}, "A code, should you be asked for one: ", make("strong", {}, code)));
   show(make("h1", {}, "Thank you"), make("p", {}, "Your answers are in this browser only. Save them as a file and hand it to those who hold the study."), make("button", { onclick: download }, "Save the answers"),
        make("p", {}, "A code, should you be asked for one: ", make("strong", {}, code)), make("label", {}, "Or copy this:"), make("textarea", { readOnly: true, rows: 4, cols: 40, value: JSON.stringify({ plan: sheet.plan, assessor: me, seat: sheet.seat, votes: kept.votes }), "aria-label": "your answers as text" }));
 }
@@ -326,7 +327,7 @@ async function main() {
     }
   }
   document.title = sheet.title;
-  const empty = { answers: {}, votes: [], pending: [], started: {}, agreed: false };
+  const empty = { answers: {}, votes: [], pending: [], refused: [], started: {}, agreed: false };
   kept = { ...empty, ...(memory.read(KEY()) || {}) };
   if (kept.plan !== undefined && kept.plan !== sheet.plan) kept = empty;
   kept.plan = sheet.plan;
@@ -334,7 +335,8 @@ async function main() {
   keep(); send();
   if (!kept.agreed) { await welcome(); await example(); kept.agreed = true; keep(); }
   for (let number = 0; number < sheet.pages.length; number++) await run_page(number);
-  if (sending) { show(make("h1", {}, "One moment"), make("p", {}, "The last answers are being stored.")); await sending; }
+  if (kept.pending.length && !ALONE) show(make("h1", {}, "One moment"), make("p", {}, "The last answers are being stored."));
+  while (kept.pending.length && !ALONE) await send();
   finish();
 }
 
