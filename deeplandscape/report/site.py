@@ -140,7 +140,8 @@ def first_page(order: list):         # -> a notebook of one cell
              'Landscape Videos" (ECCV 2020). [First page of the project](nbs/index.html) · '
              '[results beside the paper](figures/cpu/index.html)']
     for floor, found in notebooks_by_floor().items():
-        names = [line(path, path.stem.replace("_", " ", 1)) + ": " + title_and_subtitle(path)[1] for path in found]
+        label = lambda path: path.stem.replace("_", " ", 1)
+        names = [f"{line(path, label(path))}: {title_and_subtitle(path)[1]}" for path in found]
         parts.append("\n".join([f"## {floor}", "", *names]))
     label = {"repro": lambda path: title_of(path.stem)[0], "apps": lambda path: path.stem}
     for title, folder in {"Figures and tables of the paper": "repro", "Explorers": "apps"}.items():
