@@ -9,7 +9,7 @@ BROWSER := $(VENV)/.browser
 export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONHASHSEED ?= 0
 
-.PHONY: help reproduce test test-fast explore readme docs sync notebooks smoke browser clean
+.PHONY: help install reproduce test test-fast explore readme docs sync notebooks smoke browser clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -21,6 +21,8 @@ $(READY): pyproject.toml
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --upgrade pip
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -e ".[dev]"
 	@touch $@
+
+install: $(READY)  ## make .venv and install into it
 
 reproduce: $(READY)  ## every figure and table (PROFILE=cpu; smoke, gpu, paper)
 	$(BIN)/python -c 'import sys; from deeplandscape.report.reproduce import reproduce; sys.exit(reproduce("$(PROFILE)"))'
