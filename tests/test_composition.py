@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deeplandscape.averages import blur, erode, resize
+from deeplandscape.averages import erode, gaussian, resize
 from deeplandscape.media import to_uint8
 from deeplandscape.metrics.moving import change_of_shape, doubts, measure_moving, moved_and_stayed
 from deeplandscape.video.composition import beyond_warp, Composer, mattes
@@ -18,7 +18,7 @@ SIZE = 96, 144
 
 
 def clouds(seed=0, size=SIZE, sigma=3.0):
-    x = blur(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed)), sigma)
+    x = gaussian(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed)), sigma)
     return 0.3 * x / x.std()
 
 

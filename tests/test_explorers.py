@@ -203,6 +203,7 @@ def test_every_hour_has_a_button():
     assert len(places) == 12
 
 
+@pytest.mark.timing
 def test_a_slow_drawing_skips_what_is_out_of_date(G):
     "Thirty moves of a slider are answered by a few pictures, the last one right; the hand never waits."
     explorer, drawn, draw = SceneExplorer(G), [], SceneExplorer.draw
@@ -265,6 +266,7 @@ def test_inversion_of_photos_without_one_of_the_regions(G, segment):
                    for G in found.generators)
 
 
+@pytest.mark.timing
 def test_page_answers_while_an_inversion_runs(G):
     explorer, other = InversionExplorer({"noise": torch.rand(3, 40, 40)}, models(G), "cpu"), SceneExplorer(G)
     explorer.steps.options = [("many", 10**6)]

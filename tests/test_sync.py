@@ -123,3 +123,16 @@ def test_library_runs_without_development_packages():
     program = (f"import sys\nfor name in {sorted(DEVELOPMENT_ONLY)}: sys.modules[name] = None\nimport "
                f"importlib\nfor name in {names}: importlib.import_module(name)")
     call(sys.executable, "-c", program, cwd=ROOT)
+
+
+def test_the_package_loads_nothing_and_hands_on_two_names():
+    program = """
+import sys, deeplandscape
+assert "torch" not in sys.modules and {"animate", "load_generator"} <= set(dir(deeplandscape))
+from deeplandscape import animate, load_generator
+assert animate.__module__ == "deeplandscape.photo.animation"
+assert load_generator.__module__ == "deeplandscape.model.generator"
+try: deeplandscape.nothing
+except AttributeError: sys.exit()
+sys.exit("an unknown name was found")"""
+    call(sys.executable, "-c", program, cwd=ROOT)

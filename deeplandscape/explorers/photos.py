@@ -293,11 +293,9 @@ class PhotoExplorer:
         models = {name: self.network(name) for name in names} | dict(G=watched(self.network("G"), look))
         video = animate(photo, device=self.device, models=models, **options)
         unwatched(video.inversion)
-        frames = []
-        for frame in video.film:
-            frames.append(frame)
-            tick(ends[0] + (ends[1] - ends[0]) * len(frames) / len(video.film), f"frame {len(frames)} of {len(video.film)}")
-        video.frames = torch.stack(frames)
+        part, count = ends[1] - ends[0], len(video.film)
+        tell = lambda k: tick(ends[0] + part * k / count, f"frame {k} of {count}")
+        video.frames = torch.stack([(frame, tell(k))[0] for k, frame in enumerate(video.film, 1)])
         return video
 
     def work(self, tick):

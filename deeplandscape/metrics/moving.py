@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from ..averages import blur_in, erode, grow, window
+from ..averages import erode, gaussian_in, grow, window
 from ..media import from_uint8
 from ..video.motion import Homography
 from ..video.wind import wind_asked_for
@@ -23,7 +23,7 @@ from ..video.wind import wind_asked_for
 def grey_detail(x, region):
     "Brightness of x (1, 3, H, W) beyond its broad part in region (1, 1, H, W)."
     g = x.mean(1, keepdim=True)
-    return g - blur_in(g, region.float(), max(2.0, min(x.shape[-2:]) / 10))
+    return g - gaussian_in(g, region.float(), max(2.0, min(x.shape[-2:]) / 10))
 
 def moved_first(first, region, homography, t):
     "The first frame (1, 3, H, W) moved, and where it and its source lie in region and it has moved by 1.5 px (1, 1, H, W), bool."
@@ -104,7 +104,9 @@ def sharpness(x, region):
     s = F.pad(x.diff(dim=-1).abs(), (0, 1)) + F.pad(x.diff(dim=-2).abs(), (0, 0, 0, 1))
     return float((s * region).sum() / region.sum().clamp_min(1) / x.shape[1])
 
-def mean_colour(x, region): return (x * region).sum((2, 3)) / region.sum().clamp_min(1)
+def mean_colour(x, region):
+    "Mean of x (B, C, H, W) in a region (1, 1, H, W): (B, C)."
+    return (x * region).sum((2, 3)) / region.sum().clamp_min(1)
 
 def flicker(a, b, c, region):
     "Mean second difference in time of three frames' (1, 3, H, W) brightness, of 255."

@@ -18,6 +18,7 @@ from ..statistics import bootstrap, measure, Measurement, rank_correlation
 from ..data.weather import sample_weather, scene_seeds
 from ..data.scenes import render
 from ..model.generator import Latents, mean_style, truncate
+from ..video.lighting import light_statistics
 from ..video.wind import wind_asked_for
 from .flow import optical_flow, segmentation_agreement
 
@@ -63,10 +64,8 @@ def light_of(
     mask=None,                 # (1 or T, 1, H, W) in [0, 1], for instance the sky
 ) -> torch.Tensor:             # (T, 2): mean luminance 0 .. 1; mean red minus mean blue
     "Brightness and colour temperature of each frame."
-    x = (frames.float() + 1) / 2
-    weight = torch.ones_like(x[:, :1]) if mask is None else mask.to(x).expand(len(x), 1, -1, -1)
-    colour = (x * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1e-6)
-    return torch.stack([colour @ colour.new_tensor([.299, .587, .114]), colour[:, 0] - colour[:, 2]], 1)
+    found = light_statistics(frames, mask)
+    return torch.stack([found["brightness"], found["temperature"]], 1)
 
 
 def light_agreement(

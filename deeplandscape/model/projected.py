@@ -31,10 +31,10 @@ class ProjectedConfig:
     augment: float = 0.3               # probability of a shift and of a cutout, each
     weights: tuple = (0.45, 1.0, 1.0, 0.8)   # in the loss of G: feature heads, pixels, colours, pairs
     bound: float = 10.0                # weight of mean(relu(|x| - 1)^2): the image stays in [-1, 1]
-    still: float = 15.0                # weight of the change of land under S_dyn alone
+    still: float = 30.0                # weight of the change of land under S_dyn alone
     moving: float = 30.0               # weight of too little change of sky and water under S_dyn alone
     floor: float = 0.075               # change of sky and water, on [0, 1], below which it is too little: real pairs in one light have 0.07
-    structure: float = 1.0             # weight of the change of the land's structure under z_dyn
+    structure: float = 10.0            # weight of the change of the land's structure under z_dyn
 
     def __post_init__(self):
         for name in ("taps", "weights"): object.__setattr__(self, name, tuple(getattr(self, name)))   # from JSON

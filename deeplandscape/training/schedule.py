@@ -153,7 +153,7 @@ TUNED = replace(GATED, first_resolution=64, fade_images=((64, 8_000),), stable_i
                 ema=((64, 0.9997),), r1_gamma=((64, 0.6),), mapping_lr=0.0, cool=150_000)
 OVERNIGHT = replace(
     GATED, generator=GeneratorConfig(resolution=128, z_dim=64, w_dim=128, channels=(256, 128, 96, 64, 32, 32), dynamic_gate=True),
-    discriminator_channels=(128, 128, 64, 48, 32, 32), projected=ProjectedConfig(), shared=(0.72, 0.06), style_mixing=0.5,
+    discriminator_channels=(128, 128, 64, 48, 32, 32), projected=ProjectedConfig(), shared=(0.72, 0.06), style_mixing=0.5, mapping_lr=0.1,
     batch=((8, 32), (32, 16)),
     fade_images=((8, 8_000), (16, 16_000), (64, 6_000)), stable_images=((8, 16_000), (16, 44_000), (64, 344_000), (128, 294_000)),
     lr=((8, 2.5e-3), (64, 1e-3), (128, 8e-4)), ema=((8, 0.99), (32, 0.995), (64, 0.9985), (128, 0.9989)), cool=100_000)

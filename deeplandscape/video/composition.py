@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from ..averages import blur, blur_in, enlarge, erode, grow, window
+from ..averages import enlarge, erode, gaussian, gaussian_in, grow, window
 from .extension import canvas, extend, fill
 from .motion import Homography
 from .wind import patches, shown_times
@@ -56,7 +56,7 @@ def mirrored_land(
     (h, w), held = photo.shape[-2:], torch.zeros_like(masks[:, :1])
     water, grey = (masks[0, 2] > 0.5).float(), photo.mean(1, keepdim=True)
     if water.mean() < 0.01: return held, 0.0
-    grey, best, at = (grey - blur(grey, h / 12))[0, 0], 0.0, 0
+    grey, best, at = (grey - gaussian(grey, h / 12))[0, 0], 0.0, 0
     shore = int(np.percentile(water.argmax(0)[water.any(0)].cpu().numpy(), 20))
     for row in range(max(4, shore - h // 12), min(h - 4, shore + h // 12)):
         n = min(row, h - row)
@@ -129,8 +129,8 @@ def beyond_warp(
 ) -> Tensor:          # (T, 3, R, R)
     "What the model changes that is neither motion nor standing still."
     sigma = made.shape[-1] / 8
-    y, a, b = (v - blur_in(v, known, sigma) for v in (made, moved, first))
-    dot = lambda u, v: blur_in((u * v).mean(1, keepdim=True), known, sigma)
+    y, a, b = (v - gaussian_in(v, known, sigma) for v in (made, moved, first))
+    dot = lambda u, v: gaussian_in((u * v).mean(1, keepdim=True), known, sigma)
     aa, bb, ab, ya, yb = dot(a, a), dot(b, b), dot(a, b), dot(y, a), dot(y, b)
     ridge = 0.02 * (aa + bb) + 1e-5
     aa, bb = aa + ridge, bb + ridge
@@ -146,8 +146,8 @@ def light_change(
     width: float = 0.15,    # of the average, share of the picture
 ) -> Tensor:                # (T, 3, R, R)
     "How much lighter a region became since the first frame, smoothly."
-    smooth = lambda x: blur((x.clamp(-1, 1) + 1) / 2 * region, width * x.shape[-1])
-    floor = 0.05 * blur(region, width * first.shape[-1]) + 1e-3
+    smooth = lambda x: gaussian((x.clamp(-1, 1) + 1) / 2 * region, width * x.shape[-1])
+    floor = 0.05 * gaussian(region, width * first.shape[-1]) + 1e-3
     return ((smooth(frames) + floor) / (smooth(first) + floor)).clamp(0.1, 10)
 
 # %% ../../nbs/44_composition.ipynb #4ad507ac

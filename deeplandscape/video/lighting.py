@@ -157,15 +157,19 @@ def turned(
 
 # %% ../../nbs/41_lighting.ipynb #a9a5fa47
 def light_statistics(
-    images: Tensor,    # (B, 3, H, W) in [-1, 1]
-) -> dict:             # name -> (B,)
+    images: Tensor,                # (B, 3, H, W) in [-1, 1]
+    mask: Tensor | None = None,    # (1 or B, 1, H, W) in [0, 1], such as the sky; None: the whole picture
+) -> dict:                         # name -> (B,)
     "Brightness, temperature (red - blue), contrast, saturation (largest - smallest channel)."
     colours = images.clamp(-1, 1) / 2 + 0.5
+    share = torch.ones_like(colours[:1, 0]) if mask is None else mask[:, 0].to(colours)
+    share = share / share.sum((1, 2), keepdim=True).clamp(min=1e-6)
+    mean = lambda values: (values * share).sum((1, 2))
     r, g, b = colours.unbind(1)
     luma = 0.299 * r + 0.587 * g + 0.114 * b
-    return {"brightness": luma.mean((1, 2)), "temperature": (r - b).mean((1, 2)),
-            "contrast": luma.std((1, 2)),
-            "saturation": (colours.amax(1) - colours.amin(1)).mean((1, 2))}
+    spread = mean((luma - mean(luma)[:, None, None]).square()).sqrt()
+    return {"brightness": mean(luma), "temperature": mean(r - b), "contrast": spread,
+            "saturation": mean(colours.amax(1) - colours.amin(1))}
 
 # %% ../../nbs/41_lighting.ipynb #9047eebc
 LIGHT_WORDS = {     # name -> brighter, warmer
