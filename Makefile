@@ -9,7 +9,7 @@ BROWSER := $(VENV)/.browser
 export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONHASHSEED ?= 0
 
-.PHONY: help reproduce test test-fast explore readme sync notebooks smoke browser clean
+.PHONY: help install reproduce test test-fast explore readme docs sync notebooks smoke browser clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -21,6 +21,8 @@ $(READY): pyproject.toml
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --upgrade pip
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -e ".[dev]"
 	@touch $@
+
+install: $(READY)  ## make .venv and install into it
 
 reproduce: $(READY)  ## every figure and table (PROFILE=cpu; smoke, gpu, paper)
 	$(BIN)/python -c 'import sys; from deeplandscape.report.reproduce import reproduce; sys.exit(reproduce("$(PROFILE)"))'
@@ -60,6 +62,9 @@ readme: $(READY)  ## README.md from nbs/index.ipynb
 	    --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags hide_input \
 	  | sed -e 's#](\.\./#](#g' -e 's#src="\.\./#src="#g' > README.md.new
 	mv README.md.new README.md
+
+docs: $(READY)  ## all notebooks as a static site in runs/docs
+	$(BIN)/python -c 'from deeplandscape.report.site import build_site; print(build_site("runs/docs"))'
 
 browser: $(BROWSER)  ## tests in a real browser (needs Chromium)
 	$(BIN)/python -m pytest -q -rs tests/browser

@@ -57,7 +57,7 @@ class SuperresConfig:
     residual: bool = False    # the network corrects a bicubic enlargement instead of making the picture
 
 def small_superres() -> SuperresConfig:
-    "A network for a processor: 60 thousand weights that correct a bicubic enlargement."
+    "A network for a processor: 225 thousand weights that correct a bicubic enlargement."
     return SuperresConfig(features=24, blocks=3, growth=8, residual=True)
 
 # %% ../../nbs/74_rrdb.ipynb #07830d13

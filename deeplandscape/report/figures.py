@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'OWN', 'published', 'numbers_of', 'measured', 'curves_of', 'beside', 'paper_beside_ours', 'draw_beside',
-           'draw_curves', 'filmstrip', 'mosaic', 'gallery', 'summary']
+           'draw_curves', 'filmstrip', 'mosaic', 'gallery']
 
 # %% ../../nbs/93_figures.ipynb #058a42d1
 import json
@@ -254,22 +254,3 @@ def gallery(
     with atomic(folder / "README.md") as temporary:
         Path(temporary).write_text(text + "\n", encoding="utf-8")
     return folder / "README.md"
-
-# %% ../../nbs/93_figures.ipynb #77da6e46
-def summary(
-    folder: str | Path,          # a folder of results
-    link: str = "",              # written before each link
-    most: int = 3,               # numbers per result
-) -> str:                        # a Markdown table
-    "One line per result: its title, its first numbers, its files."
-    folder = Path(folder)
-    lines = ["| result | measured here | files |", "| --- | --- | --- |"]
-    for path in sorted(folder.glob("*.json"), key=lambda p: figure_order(p.stem)):
-        values = json.loads(path.read_text(encoding="utf-8"))["values"]
-        numbers = [f"{k} {v:.3g}" for k, v in values.items() if isinstance(v, float)][:most]
-        numbers = numbers or [f"{k}: {v}" for k, v in values.items()][:1]
-        suffixes = [s for s in (".png", ".mp4", ".csv", ".json") if path.with_suffix(s).exists()]
-        files = " ".join(f"[{s[1:]}]({link}{path.stem}{s})" for s in suffixes)
-        said = "; ".join(numbers).replace("|", "\\|")
-        lines.append(f"| {title_of(path.stem)[0]} | {said} | {files} |")
-    return "\n".join(lines)
