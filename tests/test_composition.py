@@ -102,6 +102,10 @@ def test_extension_continues_a_surface_and_a_texture():
     assert 0.4 < longer[below].std() / clouds().std() < 1.5
     assert torch.equal(extend(plane, torch.zeros_like(known)).isfinite(), torch.ones(1, 3, *SIZE).bool())        # nothing known at all
     assert canvas(longer, known).isfinite().all()
+    for narrow in (slice(None), slice(0, 5)), (slice(3, 9), slice(None)), (slice(40, 44), slice(60, 66)):               # a slit, a strip, a speck
+        seen = torch.zeros_like(known)
+        seen[(..., *narrow)] = 1
+        assert canvas(longer, seen).isfinite().all() and extend(longer, seen).isfinite().all()
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 64), (64, 19), (31, 33)])

@@ -108,7 +108,8 @@ def canvas(
     y, k, margins = (x - low)[0], known[0, 0], []
     for sideways, size in ((True, w), (False, h)):
         lines = int((k.mean(0) > 0.2 * k.mean(0).amax()).sum())                         # that show some: half of them may be copied
-        margin, band = max(1, min(round(share * size), lines // 2)), max(1, size // 14)
+        margin = max(1, min(round(share * size), lines // 2))
+        band = max(1, min(margin, size // 14))
         for _ in range(2):
             y, k = prolong(y, k, margin, band if rows or sideways else 0)
             y, k = y.flip(-1), k.flip(-1)
