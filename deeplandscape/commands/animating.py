@@ -72,7 +72,7 @@ def animate_command(
     mask_out: Annotated[Optional[Path], typer.Option(help="write what moves, .png, to be corrected and given back by --mask; for several photographs a folder")] = None,
     loop: Annotated[bool, typer.Option("--loop", help="the last frame leads into the first")] = False,
     light: Annotated[Optional[str], typer.Option(help="none, tour (all of them), random, or one or more of day, night, sunset, morning, blue_day, white_bright_day, more_clouds, light_sunset, "
-                                                      "warmer_sunset, blue_hour, deep_night, blue_morning, with commas between; default: random if nothing moves")] = None,
+                                                      "warmer_sunset, blue_hour, deep_night (dusk), blue_morning, with commas between; default: random if nothing moves")] = None,
     light_amount: Annotated[float, number("how far the light changes", 0, 1)] = 1.0,
     variant: Annotated[str, typer.Option(help="inversion: I2S, MO, E, EO, EOI, EOIF or EOIFS")] = "EOIFS",
     iterations: Annotated[Optional[int], number("of each phase of the inversion; fewer is faster and less exact", 1, 10**6)] = None,

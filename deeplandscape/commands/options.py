@@ -38,7 +38,7 @@ Fps = Annotated[int, number("frames per second", 1, 240)]
 Seconds = Annotated[float, number("length", 0.04, 20_000)]
 
 # %% ../../nbs/981_options.ipynb #6ba7f41a
-class Terminated(KeyboardInterrupt):
+class Terminated(BaseException):
     "Somebody asked this process to end."
 
 def terminate(*_): raise Terminated
@@ -47,7 +47,7 @@ def fault(
     error: BaseException,    # what was raised
 ) -> tuple:                  # a sentence, or None where it is a fault of the program; an exit code
     "What an error means to a person."
-    if isinstance(error, KeyboardInterrupt): return str(error) or "stopped.", 143 if isinstance(error, Terminated) else 130
+    if isinstance(error, (KeyboardInterrupt, Terminated)): return str(error) or "stopped.", 143 if isinstance(error, Terminated) else 130
     if isinstance(error, InputError): return str(error), 2
     if hasattr(error, "format_message"): return " ".join(error.format_message().split()), 2          # of the parser
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError": return "The memory does not suffice; choose a smaller size or batch.", 2
@@ -64,7 +64,7 @@ def run_app(
     "Run a command; a fault becomes a sentence."
     signal.signal(signal.SIGTERM, terminate)
     try: return app(args=arguments, standalone_mode=False, prog_name="deeplandscape") or 0
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Terminated) as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(error.format_message())
             return 0

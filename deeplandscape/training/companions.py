@@ -33,6 +33,7 @@ def fit_companions(
 ) -> dict:                         # "encoder", "lighting" -> file
     "Train what a generator needs to animate photographs; interrupted, it goes on where it was."
     if only not in (None, *COMPANIONS): raise InputError(f"There is nothing called {only!r} to train; choose encoder or lighting.")
+    if G.config.resolution < 16: raise InputError(f"An encoder looks at 16 px or more; this generator makes {G.config.resolution}.")
     check_folder(out)
     start, made = load_encoder(begin_with, next(G.parameters()).device) if begin_with else None, {}
     with only_one(out, "training"):
