@@ -262,7 +262,7 @@ def _on_photos(net, photos, size):
     wet, found, taught = n & ~dry, label == 1, sky > 0.5
     each = torch.tensor([_iou(found[k], taught[k], sure[k]) for k in t.nonzero()[:, 0] if taught[k].float().mean() > 0.05])
     return dict(sky_iou_teacher=_iou(found[t], taught[t], sure[t]),
-                sky_iou_teacher_median=each.median().item() if len(each) else math.nan,
+                sky_iou_teacher_median=each.nanmedian().item() if len(each) else math.nan,
                 sky_accuracy_teacher=(found == taught)[t][sure[t]].float().mean().item(),
                 water_iou_notes=_iou(label[wet] == 2, noted[wet], known[wet]),
                 water_where_none=(label[dry] == 2).float().mean().item(),
