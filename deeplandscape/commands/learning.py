@@ -24,6 +24,16 @@ def finish_training(path, amplify, segment, device):
     if amplify: typer.echo(f"S_dyn is {match_motion_of(path, segment, amplify, device):.2f} times as strong as trained")
     typer.echo(f"the generator is {path}")
 
+def chosen(profile, settings, show=False):
+    "A profile with some settings replaced; shown, if only that was asked for."
+    from deeplandscape.training.material import with_settings
+    from deeplandscape.training.schedule import PROFILES
+    if profile not in PROFILES: raise InputError(f"There is no profile {profile!r}; choose one of {', '.join(PROFILES)}.")
+    config = with_settings(PROFILES[profile], settings)
+    if not show: return config
+    typer.echo(settings_text(config))
+    raise typer.Exit
+
 def settings_text(config, before=""):
     "All settings as they are written for --set."
     from dataclasses import fields, is_dataclass
@@ -53,15 +63,12 @@ def train_command(
     "Train a generator on photographs, videos or rendered scenes; killed and started again, it goes on where it was."
     from deeplandscape.model.generator import load_generator
     from deeplandscape.perception.masks import segmenter
-    from deeplandscape.training.schedule import PROFILES, training_phases
+    from deeplandscape.training.schedule import training_phases
     from deeplandscape.training.plan import plan_text, training_plan
     from deeplandscape.training.loop import describe_training, launch, train as run
-    from deeplandscape.training.material import look_at, open_material, place_material, remember_data, with_settings
-    if profile not in PROFILES: raise InputError(f"There is no profile {profile!r}; choose one of {', '.join(PROFILES)}.")
-    config, _ = with_settings(PROFILES[profile], set), use_threads()
-    if show: return typer.echo(settings_text(config))
-    check_folder(out)
-    seen, started = look_at(photos, clips, scenes), start and load_generator(start)
+    from deeplandscape.training.material import look_at, open_material, place_material, remember_data
+    config, _ = chosen(profile, set, show), use_threads()
+    _, seen, started = check_folder(out), look_at(photos, clips, scenes), start and load_generator(start)
     fabric = launch(device, *(1, 1) if dry_run else (devices, nodes), precision)
     if fabric.is_global_zero: typer.echo("\n".join([describe_training(config), *seen]))
     if dry_run: return typer.echo(plan_text(training_plan(config, fabric, devices * nodes)))

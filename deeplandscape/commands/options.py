@@ -41,7 +41,9 @@ Seconds = Annotated[float, number("length", 0.04, 20_000)]
 class Terminated(BaseException):
     "Somebody asked this process to end."
 
-def terminate(*_): raise Terminated
+def terminate(*_):
+    "Answer a signal."
+    raise Terminated
 
 def fault(
     error: BaseException,    # what was raised

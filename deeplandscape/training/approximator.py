@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ..core import InputError, item_generator
-from ..model.belonging import fingerprint
+from ..model.belonging import style_fingerprint
 from ..model.generator import Generator, Latents
 from ..model.approximator import Approximator, LightingConfig, save_lighting
 from ..video.lighting import light_statistics
@@ -77,7 +77,7 @@ def train_lighting(
     def loss(split, step):
         w_a, z_b, c, target = lighting_batch(G, batch, item_generator(seed, "lighting", split, step))
         return lighting_loss(A(w_a, z_b, c), target, w_a, weights)
-    about = {"config": asdict(config), "batch": batch, "seed": seed, "weights": weights, "fingerprint": fingerprint(G)}
+    about = {"config": asdict(config), "batch": batch, "seed": seed, "weights": weights, "fingerprint": style_fingerprint(G)}
     checkpoint = path and Path(path).with_suffix(".resume.safetensors")
     history = fit(A, loss, FitConfig(steps, learning_rate, validate_every=validate_every), checkpoint, resume,
                   about, "A", not progress)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..core import InputError, item_generator
-from ..model.belonging import fingerprint
+from ..model.belonging import style_fingerprint
 from ..model.generator import Latents, mean_style, mix_styles
 from ..model.encoder import Encoder, EncoderConfig, save_encoder, small_encoder
 from .fit import fit, FitConfig
@@ -103,7 +103,7 @@ def train_encoder(
         raise InputError(f"E for {config.levels} levels of {config.w_dim} does not fit G; use "
                          f"{G.config.levels} levels of {G.config.w_dim}.")
     about = {"config": asdict(config), "batch": batch, "seed": seed, "mixing": mixing, "reuse": reuse,
-             "pretrained": pretrained, "fingerprint": fingerprint(G), **({"begun_with": "another encoder"} if start else {})}
+             "pretrained": pretrained, "fingerprint": style_fingerprint(G), **({"begun_with": "another encoder"} if start else {})}
     plan = FitConfig(steps, learning_rate, validate_every=validate_every)
     checkpoint = path and Path(path).with_suffix(".resume.safetensors")
     last = dict(memory_format=torch.channels_last)                         # twice as fast on a processor

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'launch', 'train_step', 'begin_from', 'pack', 'unpack', 'changed_settings', 'save_checkpoint',
-           'load_checkpoint', 'save_average', 'Stop', 'Diverged', 'Course', 'begin', 'aside', 'train',
+           'load_checkpoint', 'save_average', 'Diverged', 'Stop', 'Course', 'begin', 'aside', 'train',
            'describe_training']
 
 # %% ../../nbs/65_loop.ipynb #07defc98
@@ -169,6 +169,9 @@ def save_average(
     for name in f"generator_{resolution}", "generator": save_generator(out / f"{name}.safetensors", G, meta)
 
 # %% ../../nbs/65_loop.ipynb #90d77f4e
+class Diverged(InputError):
+    "A loss or a weight is no finite number any more."
+
 class Stop:
     "Turns SIGINT and SIGTERM into a request that is answered after the step."
     def __init__(self, fabric): self.fabric, self.asked, self.old = fabric, False, {}
@@ -194,9 +197,6 @@ class Stop:
         return bool(asked > 0), dict(zip(logs, values))
 
 # %% ../../nbs/65_loop.ipynb #82addc54
-class Diverged(InputError):
-    "A loss or a weight is no finite number any more."
-
 @dataclass
 class Course:
     "A training under way: where it stands, and what it writes when."
