@@ -122,14 +122,14 @@ class Links(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    return build_site(tmp_path_factory.mktemp("site"), only=("20_layers", "fig01_videos", "index")).parent
+    return build_site(tmp_path_factory.mktemp("site"), only=("20_layers", "fig01_videos", "index", "motion")).parent
 
 
 def test_site_has_the_pages_in_the_houses_order(site):
     links = [link for link in Links(site / "index.html").found if re.match(r"nbs/\d", link)]
     assert links == [f"nbs/{path.stem}.html" for path in NOTEBOOKS]
     pages = [page.name for page in sorted((site / "nbs").rglob("*.html"))]
-    assert pages == ["20_layers.html", "index.html", "fig01_videos.html"]
+    assert pages == ["20_layers.html", "motion.html", "index.html", "fig01_videos.html"]
 
 
 def test_links_of_the_site_lead_somewhere(site):

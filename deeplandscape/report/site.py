@@ -35,9 +35,10 @@ def notebooks_by_floor() -> dict:    # "4 video" -> notebooks, in order
 def title_and_subtitle(
     path: Path,                  # a notebook
 ) -> tuple[str, str]:
-    "The title of a notebook, and the sentence under it."
+    "The title of a notebook, and the sentence under it; its name where it has no text."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    lines = "".join(next(cell["source"] for cell in cells if cell["cell_type"] == "markdown")).splitlines()
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    lines = (texts[0] if texts else f"# {path.stem}").splitlines()
     rest = [line for line in lines[1:] if line.strip()]
     return lines[0].lstrip("# "), rest[0].lstrip("> ") if rest else ""
 
