@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'OFFICIAL', 'STEADY', 'Variant', 'find_variant', 'Settings', 'Adam', 'Plateau', 'Target', 'State',
-           'variables', 'descend', 'algorithm_1', 'algorithm_2', 'fine_tune', 'Inversion', 'start', 'invert',
-           'tune_one']
+           'variables', 'descend', 'algorithm_1', 'algorithm_2', 'fine_tune', 'fused_steps', 'Inversion', 'start',
+           'invert', 'synthesis_work', 'invert_with', 'tune_one']
 
 # %% ../../nbs/71_inversion.ipynb #069755a5
 import copy
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from torch import Tensor
 import torch
 import torch.nn.functional as F
 
-from ..core import InputError, item_normal
-from ..model.generator import Generator, mean_style
+from ..core import fitting_threads, InputError, item_normal
+from ..model.generator import Block, Generator, mean_style
 from ..metrics.similarity import ssim
+from .fixed import fixed_generator, fixed_perception
 
 # %% ../../nbs/71_inversion.ipynb #866647a1
 @dataclass(frozen=True)
@@ -84,10 +86,10 @@ class Adam:
         "One step on one variable."
         m, v, n = self.state.get(name, (torch.zeros_like(value), torch.zeros_like(value), 0))
         (b1, b2), n = self.betas, n + 1
-        m, v = m.lerp(gradient, 1 - b1), v.lerp(gradient.square(), 1 - b2)
+        m, v = m.lerp_(gradient, 1 - b1), v.lerp_(gradient.square(), 1 - b2)
         self.state[name] = m, v, n
-        step = (m / (1 - b1 ** n)) / ((v / (1 - b2 ** n)).sqrt() + self.eps)
-        value -= lr.view(-1, *[1] * (value.dim() - 1)) * step * region
+        step = (m / (1 - b1 ** n)).div_((v / (1 - b2 ** n)).sqrt_().add_(self.eps))
+        value -= step.mul_(lr.view(-1, *[1] * (value.dim() - 1))).mul_(region)
 
 # %% ../../nbs/71_inversion.ipynb #d0f96a76
 class Plateau:
@@ -115,25 +117,27 @@ class Target:
     "A photograph (B, 3, R, R), possibly masked, with its features computed once."
     def __init__(self,
                  photo: Tensor,              # x
-                 perceptual,                 # has .features(x) and .distance(a, b) -> (B,)
+                 perceptual,                 # has .features(x), and .compare(x, features) or .distance(a, b) -> (B,)
                  mask: Tensor | None = None):    # (B, 1, R, R), 1 where the loss looks
-        self.mask = mask
+        self.mask, self.regions = mask, {}
         self.perceptual = perceptual
-        self.photo = self.masked(photo)
+        self.photo = self.masked(photo).contiguous(memory_format=torch.channels_last)
         with torch.no_grad(): self.features = perceptual.features(self.photo)
 
     def masked(self, images): return images if self.mask is None else images * self.mask
 
     def region(self, size):
         "The mask at another resolution, (B, 1, size, size)."
-        return F.interpolate(self.mask, size=(size, size), mode="area")
+        if size not in self.regions: self.regions[size] = F.interpolate(self.mask, size=(size, size), mode="area")
+        return self.regions[size]
 
     def loss(self,
              images: Tensor,                 # y = G(W, S)
              weight: float):                 # lambda_PL
         "L_rec of each item, (B,)."
         y = self.masked(images)
-        mae = (y - self.photo).abs().flatten(1).mean(dim=1)
+        mae = (y - self.photo).abs().mean(dim=(1, 2, 3))
+        if hasattr(self.perceptual, "compare"): return mae + weight * self.perceptual.compare(y, self.features)
         return mae + weight * self.perceptual.distance(self.perceptual.features(y), self.features)
 
 # %% ../../nbs/71_inversion.ipynb #f680e3a3
@@ -234,14 +238,27 @@ def fine_tune(
     "A copy of G that reproduces the photograph better (Section 3.2, step 3)."
     tuned = copy.deepcopy(G).requires_grad_(False)
     weights = [p.requires_grad_(True) for part in (tuned.blocks, tuned.to_rgb) for p in part.parameters()]
-    optimiser = torch.optim.Adam(weights, lr=settings.tune_lr)
-    for iteration in range(settings.tune_iterations):
-        loss = target.loss(tuned.synthesis(state.W, state.S_st, state.S_dyn), settings.tune_perceptual)
-        optimiser.zero_grad(set_to_none=True)
-        loss.sum().backward()
-        optimiser.step()
-        report(iteration=iteration, loss=loss.detach())
+    with fused_steps(tuned):
+        optimiser = torch.optim.Adam(weights, lr=settings.tune_lr, fused=True)
+        for iteration in range(settings.tune_iterations):
+            loss = target.loss(tuned.synthesis(state.W, state.S_st, state.S_dyn), settings.tune_perceptual)
+            optimiser.zero_grad(set_to_none=True)
+            loss.sum().backward()
+            optimiser.step()
+            report(iteration=iteration, loss=loss.detach())
     return tuned.requires_grad_(False)
+
+@contextmanager
+def fused_steps(G):
+    "Weights with channels last, and maps and style in one step; as before at the end."
+    blocks = [b for b in G.blocks if type(b) is Block]
+    def arrange(fused, order):
+        for b in blocks: b.fused = fused
+        for p in G.parameters():
+            if p.dim() == 4: p.data = p.data.contiguous(memory_format=order)
+    arrange(True, torch.channels_last)
+    try: yield
+    finally: arrange(False, torch.contiguous_format)
 
 # %% ../../nbs/71_inversion.ipynb #1e243ead
 @dataclass
@@ -302,7 +319,17 @@ def invert(
     if photo.shape[1:] != (3, R, R): raise InputError(f"This generator inverts photographs of shape (B, 3, {R}, {R}), not {tuple(photo.shape)}.")
     if v.segmentation and mask is None: raise InputError(f"{variant} needs a mask of the static regions.")
     frozen = copy.deepcopy(G).requires_grad_(False)
-    state, history = start(frozen, photo, v, E, seed), []
+    with fitting_threads(synthesis_work(G) * len(photo)):
+        return invert_with(frozen, photo, variant, E, mask, perceptual, settings, seed, callback)
+
+def synthesis_work(G) -> float:
+    "Floating-point operations of one picture forwards, counted from the weights."
+    sizes = [(b, G.config.size(i)) for i, b in enumerate(G.blocks)]
+    return sum(2.0 * p.numel() * s * s for b, s in sizes for p in b.parameters() if p.dim() == 4 and p.shape[-1] == 3)
+
+def invert_with(frozen, photo, variant, E, mask, perceptual, settings, seed, callback):
+    v, state, history = find_variant(variant), start(frozen, photo, find_variant(variant), E, seed), []
+    fixed, perceptual = fixed_generator(frozen), fixed_perception(perceptual)
 
     def report(phase):
         def note(**line): history.append(dict(phase=phase, **line)); callback(phase=phase, **line)
@@ -310,8 +337,8 @@ def invert(
     W_init = state.W.clone() if v.tie_W else None
     whole = Target(photo, perceptual)
     if v.segmentation:
-        algorithm_2(frozen, state, W_init, Target(photo, perceptual, mask), Target(photo, perceptual, 1 - mask), settings, report("latents"))
-    else: algorithm_1(frozen, state, W_init, whole, v, settings, report("latents"))
+        algorithm_2(fixed, state, W_init, Target(photo, perceptual, mask), Target(photo, perceptual, 1 - mask), settings, report("latents"))
+    else: algorithm_1(fixed, state, W_init, whole, v, settings, report("latents"))
     generators = [tune_one(frozen, state, photo, b, perceptual, settings, report("generator")) if v.fine_tune else frozen for b in range(len(photo))]
     return Inversion(state.W, state.S_st, state.S_dyn, generators, photo, mask, history)
 
