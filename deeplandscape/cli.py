@@ -59,6 +59,8 @@ def animate_command(
     lighting: Annotated[str, typer.Option(help="lighting network of that generator: a name or a file")] = "lighting",
     seed: Seed = 0,
     device: Device = "auto",
+    preview: Annotated[bool, typer.Option("--preview", help="a first look in seconds: few iterations, 256 pixels")] = False,
+    threads: Annotated[Optional[int], typer.Option(help="CPU threads; default: OMP_NUM_THREADS, else by the size of the networks")] = None,
 ):
     "Turn one photograph into a video."
     from deeplandscape.photo.animation import animate as run
@@ -66,10 +68,10 @@ def animate_command(
     from deeplandscape.model.generator import load_generator
     from deeplandscape.model.approximator import load_lighting
     check_output(out, (".mp4", ".gif"))
-    use_threads()
+    use_threads(threads)
     models = dict(G=load_generator(weights, device=pick_device(device)))
     if lighting != "lighting": models["A"] = load_lighting(lighting, pick_device(device))
-    video = run(photo, direction, seconds, fps, speed, seed, variant, mask, size, loop, iterations, device, models, light, light_amount)
+    video = run(photo, direction, seconds, fps, speed, seed, variant, mask, size, loop, iterations, device, models, light, light_amount, preview)
     video.save(out)
     typer.echo(f"{video}\nwrote {out}")
 

@@ -29,7 +29,7 @@ from ..video.rendering import Film, make_film
 from ..video.wind import wind
 from ..metrics.moving import border_of, doubts, measure_moving
 from ..metrics.similarity import masked_ssim, ssim
-from .inversion import find_variant, Inversion, invert, STEADY
+from .inversion import find_variant, Inversion, invert, PREVIEW, STEADY
 from .regions import horizon_of, regions, slope, video_size
 
 # %% ../../nbs/73_animation.ipynb #0d6d49d8
@@ -138,11 +138,11 @@ def bars(settings):
         if shown[phase].n >= totals[phase]: shown[phase].close()
     return note
 
-def find_latents(image, p, models, variant, iterations, seed, device):
+def find_latents(image, p, models, variant, iterations, seed, device, settings=STEADY):
     "The inversion of an image (1, 3, H, W) with regions p (1, 3, H, W)."
     G, E, perceptual = (need(models, name, device) for name in ("G", "E", "perceptual"))
     small = lambda x: resize(x, (G.config.resolution,) * 2)
-    settings = STEADY if iterations is None else replace(STEADY, iterations=iterations, tune_iterations=iterations)
+    if iterations is not None: settings = replace(settings, iterations=iterations, tune_iterations=iterations)
     return invert(G, small(image), variant, E, small(p[:, :1]), perceptual, settings, seed, bars(settings))
 
 # %% ../../nbs/73_animation.ipynb #d5886b99
@@ -219,9 +219,11 @@ def animate(
     models: dict | None = None,     # own "G", "E", "A", "segment", "perceptual" instead of the shipped ones
     light: str | None = None,       # "none", "tour", "random", names of styles; None: "random" if nothing moves
     amount: float = 1.0,            # how far the light changes, 0 ... 1
+    preview: bool = False,          # a first look: few iterations, at most 256 pixels
 ) -> Video:
     "Bring a photograph to life (Section 3.2)."
     began, device = time.perf_counter(), pick_device(device)
+    if preview: size = min(size or 256, 256)
     (hour, frames), (image, original) = check_request(direction, seconds, fps, speed, seed, variant), load_picture(photo, size, device)
     A = light_network(light or "none", amount, models, device)
     p = regions(image, need(models, "segment", device), None if mask is None else load_mask(mask, device))
@@ -232,9 +234,10 @@ def animate(
             try: light, A = "random", light_network("random", amount, models, device)
             except InputError as error: report["light"] = str(error)
     else: report |= {"horizon (0 top, 1 bottom)": horizon, "direction, speed": f"{hour}, {speed:g}"}
-    found = find_latents(image, p, models, variant, iterations, seed, device)
+    found = find_latents(image, p, models, variant, iterations, seed, device, PREVIEW if preview else STEADY)
     inverted = time.perf_counter()
     report["inversion"] = f"{variant}, {len(found.history)} iterations, {inverted - began:.0f} s"
+    if preview: report["preview"] = "a first look, with few iterations and small; without preview it becomes sharper and truer to the photograph"
     homography = Homography() if horizon is None else wind(hour, p, horizon, speed)
     styles = None if A is None else light_styles(A, found.W[0], light, frames, loop, amount, seed=seed)
     if A is not None: report["light"] = f"{light}, {amount:g}"
