@@ -214,7 +214,7 @@ def animate(
     mask=None,                      # what moves: picture file, (1, H, W) in [0, 1], or "all"; None: found
     size: int | None = None,        # longest side of the video in pixels; None: its own, within 1920 x 1080
     loop: bool = False,             # the last frame leads into the first
-    iterations: int | None = None,  # of each step of the inversion; None: the paper's 500
+    iterations: int | None = None,  # of each step of the inversion; None: those of STEADY
     device="auto",                  # where to compute
     models: dict | None = None,     # own "G", "E", "A", "segment", "perceptual" instead of the shipped ones
     light: str | None = None,       # "none", "tour", "random", names of styles; None: "random" if nothing moves

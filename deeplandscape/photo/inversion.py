@@ -9,7 +9,6 @@ __all__ = ['VARIANTS', 'OFFICIAL', 'STEADY', 'PREVIEW', 'Variant', 'find_variant
 
 # %% ../../nbs/71_inversion.ipynb #069755a5
 import copy
-import math
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -67,10 +66,9 @@ class Settings:
     tune_iterations: int = 500     # of the fine-tuning
     tune_lr: float = 1e-3
     tune_perceptual: float = 0.1   # "much larger (10x) weight"
-    tune_anneal: bool = False      # its rate falls to zero, as half a cosine
 
 OFFICIAL = Settings(stop_after=500, keep_zero=False)
-STEADY = Settings(S_lr=0.25, tune_lr=8e-3, tune_perceptual=0.03)       # what `animate` uses
+STEADY = Settings(iterations=300, S_lr=0.25, tune_lr=8e-3, tune_perceptual=0.03)       # what `animate` uses
 PREVIEW = replace(STEADY, iterations=30, tune_iterations=40)              # for a first look
 
 # %% ../../nbs/71_inversion.ipynb #f8dc74da
@@ -244,7 +242,6 @@ def fine_tune(
     with fused_steps(tuned):
         optimiser = torch.optim.Adam(weights, lr=settings.tune_lr, fused=True)
         for iteration in range(settings.tune_iterations):
-            if settings.tune_anneal: optimiser.param_groups[0]["lr"] = settings.tune_lr * (1 + math.cos(math.pi * iteration / settings.tune_iterations)) / 2
             loss = target.loss(tuned.synthesis(state.W, state.S_st, state.S_dyn), settings.tune_perceptual)
             optimiser.zero_grad(set_to_none=True)
             loss.sum().backward()
