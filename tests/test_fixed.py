@@ -11,7 +11,9 @@ from deeplandscape.model.generator import Generator, GeneratorConfig, Latents
 from deeplandscape.perception.network import Perception, perceptual_loss, PerceptualLoss
 from deeplandscape.photo import inversion
 from deeplandscape.photo.fixed import fixed_generator, fixed_perception, FixedGenerator, FixedPerception
-from deeplandscape.photo.inversion import fine_tune, invert, Settings, State, Target
+from deeplandscape.photo.animation import animate
+from deeplandscape.photo.inversion import fine_tune, invert, PREVIEW, Settings, State, Target
+from small_models import write_weights
 
 CONFIG = GeneratorConfig(resolution=32, z_dim=8, w_dim=24, channels=(16, 12, 8, 6))
 
@@ -109,3 +111,12 @@ def test_small_networks_get_one_thread_and_a_choice_stands(monkeypatch):
         with pytest.raises(RuntimeError), fitting_threads(1.0): raise RuntimeError
         assert torch.get_num_threads() == 2
     finally: monkeypatch.undo(); use_threads(); torch.set_num_threads(before)
+
+
+def test_a_preview_is_small_short_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPLANDSCAPE_WEIGHTS", str(write_weights(tmp_path)))
+    sky = lambda x: torch.stack([(torch.arange(x.shape[2]) >= x.shape[2] // 2).float(), (torch.arange(x.shape[2]) < x.shape[2] // 2).float(),
+                                 torch.zeros(x.shape[2])])[None, :, :, None].expand(len(x), -1, -1, x.shape[3])
+    video = animate(torch.rand(3, 300, 400), "3h", seconds=0.2, fps=20, models={"segment": sky}, light="none", preview=True)
+    assert video.film.shape[1:] == (3, 192, 256) and "first look" in video.report["preview"]
+    assert len(video.inversion.history) == PREVIEW.iterations + PREVIEW.tune_iterations
