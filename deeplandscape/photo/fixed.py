@@ -131,6 +131,7 @@ class FixedGenerator:
             elif i: g = self.up[i].backward(blur(g), None)
         return torch.stack(d_W[::-1], 1), *d_st, *d_dyn
 
+# %% ../../nbs/70_fixed.ipynb #5eed3001
 class Synthesis(torch.autograd.Function):
     "G(W, S) of a `FixedGenerator` as one node, differentiable once."
     @staticmethod

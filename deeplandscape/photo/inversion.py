@@ -328,7 +328,8 @@ def synthesis_work(G) -> float:
     sizes = [(b, G.config.size(i)) for i, b in enumerate(G.blocks)]
     return sum(2.0 * p.numel() * s * s for b, s in sizes for p in b.parameters() if p.dim() == 4 and p.shape[-1] == 3)
 
-def invert_with(frozen, photo, variant, E, mask, perceptual, settings, seed, callback):
+def invert_with(frozen, photo, variant, E, mask, perceptual, settings, seed, callback) -> Inversion:
+    "`invert`, with the number of threads set."
     v, state, history = find_variant(variant), start(frozen, photo, find_variant(variant), E, seed), []
     fixed, perceptual = fixed_generator(frozen), fixed_perception(perceptual)
 
