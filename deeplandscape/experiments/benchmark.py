@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['GOALS', 'WIDTHS', 'PlainUp', 'PlainDown', 'PlainAdaIN', 'plain', 'ours', 'interleaved', 'count_flops',
            'large_convolution', 'speed_table', 'forward_speed', 'training_step', 'step_speed', 'loader_table',
-           'image_cost', 'precision_speed', 'inversion_step', 'inversion_speed', 'speed_verdicts', 'benchmark',
-           'save_benchmark']
+           'image_cost', 'precision_speed', 'inversion_step', 'inversion_speed', 'iteration_speed', 'speed_verdicts',
+           'benchmark', 'save_benchmark']
 
 # %% ../../nbs/88_benchmark.ipynb #f871e4a6
 import copy
@@ -28,12 +28,13 @@ from ..data.store import Store
 from ..data.prepare import prepare_store
 from ..data.batches import pair_batch, still_batch
 from ..model.layers import AdaIN, DownConv2d, UpConv2d
-from ..model.generator import Generator, GeneratorConfig, Latents
+from ..model.generator import Generator, GeneratorConfig, Latents, mean_style
 from ..model.discriminators import Discriminator
-from ..perception.network import PerceptualLoss, VGG19Features
+from ..perception.network import perceptual_loss, PerceptualLoss, VGG19Features
 from ..training.losses import r1_penalty
 from ..training.plan import _Flops
-from ..photo.inversion import Adam, descend, Plateau, Settings, State, Target, variables
+from ..photo.fixed import fixed_generator, fixed_perception
+from ..photo.inversion import Adam, algorithm_2, descend, fine_tune, STEADY, Plateau, Settings, State, Target, variables
 
 # %% ../../nbs/88_benchmark.ipynb #6aec57fb
 class PlainUp(UpConv2d):
@@ -323,6 +324,37 @@ def inversion_speed(
     table.attrs = dict(pixels=config.resolution, batch=batch, perceptual=perceptual.name)
     return table
 
+# %% ../../nbs/88_benchmark.ipynb #5eed1002
+def iteration_speed(
+    G: Generator,
+    perceptual=None,        # network of the perceptual loss; None: the embedded one
+    batch: int = 4,         # photographs at once in the third line
+    steps: int = 10,        # in each round
+    repeats: int = 3,
+    device="cpu",
+) -> pd.DataFrame:
+    "Seconds per photograph and iteration of the inversion, and the multiple of the floor."
+    G, n = copy.deepcopy(G).to(device).eval().requires_grad_(False), G.config.levels
+    perceptual, size = perceptual or perceptual_loss("embedded", device), G.config.resolution
+    photos, mask = torch.rand(batch, 3, size, size, device=device) * 2 - 1, (torch.arange(size, device=device) < size // 2).float().view(1, 1, -1, 1)
+    style, maps = mean_style(G)[:, None].repeat(1, 2 * n, 1), lambda B: [torch.zeros(B, 1, G.config.size(i), G.config.size(i), device=device) for i in range(n)]
+    settings = replace(STEADY, iterations=steps, tune_iterations=steps)
+    def latents(fixed, B):
+        net, eye = (fixed_generator(G), fixed_perception(perceptual)) if fixed else (G, perceptual)
+        targets, W = [Target(photos[:B], eye, m.expand(B, -1, -1, -1)) for m in (mask, 1 - mask)], style.repeat(B, 1, 1)
+        return lambda: algorithm_2(net, State(W.clone(), maps(B), maps(B)), W, *targets, settings)
+    whole = Target(photos[:1], fixed_perception(perceptual))
+    jobs = {"latents, plain": latents(False, 1), "latents, fixed weights": latents(True, 1), f"the same, {batch} together": latents(True, batch),
+            "fine-tuning": lambda: fine_tune(G, State(style, maps(1), maps(1)), whole, settings)}
+    count = {name: steps * (batch if "together" in name else 1) for name in jobs}
+    convolution, flop = large_convolution(device)
+    work = {name: count_flops(job) / count[name] for name, job in jobs.items()}              # warms up, too
+    seconds = interleaved({**jobs, "convolution": convolution}, repeats, device, warm=0)
+    rate = flop / seconds.pop("convolution")
+    table = speed_table({k: t / count[k] for k, t in seconds.items()}, work, 1, rate)
+    table.attrs = dict(GFLOP_per_s=rate / 1e9, pixels=size, batch=batch)
+    return table
+
 # %% ../../nbs/88_benchmark.ipynb #f7f279ab
 GOALS = {   # comparison: (goal, whether larger is better)
     "forward, plain / ours": (1.5, True),
@@ -379,6 +411,7 @@ def benchmark(
     add("step", step_speed(sized(step_pixels), batch, repeats, lazy, device))
     add("loader", loader_table(step_pixels))
     add("inversion", inversion_speed(sized(forward_pixels), photos, repeats, device=device))
+    add("iteration", iteration_speed(Generator(sized(step_pixels)), repeats=repeats, device=device))
     add("one more image", image_cost(sized(forward_pixels), repeats=repeats, device=device))
     if device.type == "cuda": add("precision", precision_speed(WIDTHS[width], device=device))
     add("goals", speed_verdicts(*(tables[k] for k in ("forward", "step", "loader", "inversion"))))

@@ -88,6 +88,7 @@ class Mapping(nn.Sequential):
 # %% ../../nbs/21_generator.ipynb #51660535
 class Block(nn.Module):
     "A level of G: (B, C_in, s/2, s/2), two styles (B, w_dim), two maps (B, 1, s, s) -> (B, C, s, s)."
+    fused = False                     # True: maps and style in one step, which can be differentiated once
     def __init__(self,
                  config: GeneratorConfig,   # sizes
                  level: int):               # which level, 0 for 4x4
@@ -105,12 +106,12 @@ class Block(nn.Module):
 
     def add_maps_and_style(self, x, half, w, S_st, S_dyn):
         if self.gate is not None: S_dyn = S_dyn * 2 * torch.sigmoid(self.gate[half](x))
-        if x.dtype == torch.bfloat16 and x.device.type == "cpu": return self.styled(x, half, w, S_st, S_dyn)
+        if self.fused or x.dtype == torch.bfloat16 and x.device.type == "cpu": return self.styled(x, half, w, S_st, S_dyn)
         if self.noise_st is not None: x = self.noise_st[half](x, S_st)
         return self.adain[half](F.leaky_relu(self.noise_dyn[half](x, S_dyn), 0.2), w)
 
     def styled(self, x, half, w, S_st, S_dyn):
-        "The same in one step, for bfloat16."
+        "The same in one step: for bfloat16, and where `fused` asks for it."
         kinds = [(noise[half], S) for noise, S in ((self.noise_st, S_st), (self.noise_dyn, S_dyn)) if noise is not None]
         strengths = torch.stack([noise.weight.flatten() * noise.scale for noise, _ in kinds])
         with torch.autocast(x.device.type, enabled=False): gamma, beta = self.adain[half].affine(w.float())[:, :, None, None].chunk(2, dim=1)
