@@ -122,7 +122,8 @@ class Links(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    return build_site(tmp_path_factory.mktemp("site"), only=("20_layers", "fig01_videos", "index", "motion")).parent
+    chosen = ("20_layers", "fig01_videos", "index", "motion")
+    return build_site(tmp_path_factory.mktemp("site"), only=chosen).parent
 
 
 def test_site_has_the_pages_in_the_houses_order(site):
