@@ -106,11 +106,12 @@ def check_request(direction, seconds, fps, speed, seed, variant, iterations=None
         raise InputError(f"{seconds} s at {fps} frames a second are not possible; give e.g. 4 and 30.")
     return hour, max(2, round(seconds * fps))
 
-def load_picture(photo, size, device):
+def load_picture(photo, size, device, preview=False):
     "A file or tensor -> (1, 3, h, w) at the size of the video (None: its own, within 1920 x 1080), and the original height and width."
     x = photo if torch.is_tensor(photo) else read_photo(photo)
     if x.dim() != 3 or len(x) != 3 or min(x.shape[1:]) < 16:
         raise InputError(f"A photo is a tensor (3, H, W) of at least 16 pixels, not {tuple(x.shape)}.")
+    if preview: size = min(size or 256, 256)
     if size is None: size = min(1920, max(x.shape[1:]) * 1080 / min(x.shape[1:]))
     if size < 32: raise InputError(f"A video of {size} pixels is too small; give at least 32.")
     return resize(x[None].float().clamp(-1, 1), video_size(*x.shape[1:], size)).to(device), tuple(x.shape[1:])
@@ -228,7 +229,7 @@ def animate(
     "Bring a photograph to life (Section 3.2)."
     began, device = time.perf_counter(), pick_device(device)
     (hour, frames) = check_request(direction, seconds, fps, speed, seed, variant, iterations)
-    image, original = load_picture(photo, min(size or 256, 256) if preview else size, device)
+    image, original = load_picture(photo, size, device, preview)
     A = light_network(light or "none", amount, models, device)
     p = regions(image, need(models, "segment", device), None if mask is None else load_mask(mask, device))
     report, horizon = describe_video(original, image, frames, fps, p), horizon_of(p)
