@@ -82,6 +82,7 @@ class Segmenter(nn.Module):
     def segment(self, images, sides=(128, 224)):
         "Probabilities (B, 3, H, W) of static, sky, water: the mean of looks at copies of these short sides, every second mirrored."
         turn = lambda x, k: x.flip(-1) if k % 2 else x
+        sides = [s for s in sides if s <= 2 * min(images.shape[-2:])] or sides[:1]
         return sum(turn(_segment(self, turn(images, k), side), k) for k, side in enumerate(sides)) / len(sides)
 
 # %% ../../nbs/33_masks.ipynb #e8406457
