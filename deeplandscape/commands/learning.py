@@ -64,20 +64,19 @@ def train_command(
     from deeplandscape.model.generator import load_generator
     from deeplandscape.perception.masks import segmenter
     from deeplandscape.training.schedule import training_phases
-    from deeplandscape.training.plan import plan_text, training_plan
-    from deeplandscape.training.loop import describe_training, launch, train as run
+    from deeplandscape.training import loop, plan
     from deeplandscape.training.material import look_at, open_material, place_material, remember_data
     config, _ = chosen(profile, set, show), use_threads()
     _, seen, started = check_folder(out), look_at(photos, clips, scenes), start and load_generator(start)
-    fabric = launch(device, *(1, 1) if dry_run else (devices, nodes), precision)
-    if fabric.is_global_zero: typer.echo("\n".join([describe_training(config), *seen]))
-    if dry_run: return typer.echo(plan_text(training_plan(config, fabric, devices * nodes)))
+    fabric = loop.launch(device, *(1, 1) if dry_run else (devices, nodes), precision)
+    if fabric.is_global_zero: typer.echo("\n".join([loop.describe_training(config), *seen]))
+    if dry_run: return typer.echo(plan.plan_text(plan.training_plan(config, fabric, devices * nodes)))
     if fabric.is_global_zero: remember_data(out, resume, photos=photos, clips=clips, scenes=0 if clips else scenes, mirror=mirror, start=start)
     sizes, segment = [config.generator.size(level) for level, *_ in training_phases(config)], segmenter(device=str(fabric.device))
     with fabric.rank_zero_first(), contextlib.nullcontext() if fabric.is_global_zero else contextlib.redirect_stdout(io.StringIO()):
         sources = place_material(*open_material(photos, clips, scenes, out, sizes, typer.echo), sizes, fabric.device, mirror, segment)
-    card = dict(data=dict(stills=photos or clips or [f"{scenes} rendered scenes"], clips=clips or [f"{scenes} rendered scenes"]))
-    try: path = run(config, sources, out, resume, None, every, every, fabric, card, segment, 5 * every, start=started)
+    card = {"data": {"stills": photos or clips or [f"{scenes} scenes"], "clips": clips or [f"{scenes} scenes"]}}
+    try: path = loop.train(config, sources, out, resume, None, every, every, fabric, card, segment, 5 * every, start=started)
     except KeyboardInterrupt as stopped:
         typer.echo(f"deeplandscape: {str(stopped) or 'stopped at once; the last checkpoint stays.'}", err=True)
         raise typer.Exit(130) from None

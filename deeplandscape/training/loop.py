@@ -223,18 +223,17 @@ class Course:
         return self.every[what] and (self.seen // self.every[what] > before // self.every[what] or self.seen >= self.end)
 
     def save(self):
-        counters = dict(seen=self.seen, step=self.step, sums=self.monitor.state())
-        save_checkpoint(self.out / "checkpoint.safetensors", self.nets, counters)
+        save_checkpoint(self.out / "checkpoint.safetensors", self.nets,
+                        dict(seen=self.seen, step=self.step, sums=self.monitor.state()))
         self.saved = self.seen
 
     def write(self, before):
         "What is due between `before` and now."
         now, next_ = stage(self.nets.config, before), stage(self.nets.config, self.seen)
-        due = lambda what: self.due(what, before)
         average = lambda: save_average(self.out, self.nets, self.seen, self.step, now, self.card)
         jobs = [("sample", lambda: self.monitor.report(self.nets.G_ema, self.seen, self.step, now)),
                 ("video", lambda: self.monitor.video(self.nets.G_ema, self.seen, now)), ("checkpoint", self.save), ("checkpoint", average)]
-        jobs = [job for what, job in jobs if due(what)] + ([average] if next_.level > now.level and not due("checkpoint") else [])
+        jobs = [job for what, job in jobs if self.due(what, before)] + ([average] if next_.level > now.level and not self.due("checkpoint", before) else [])
         for job in jobs if self.monitor else []:
             try: job()
             except (InputError, OSError) as error:
