@@ -31,7 +31,7 @@ def check_belonging(
     "Refuse an encoder or a lighting network that was made for another generator."
     sizes = ("encoder", E, ("levels", "w_dim"), "levels and numbers of a style"), ("lighting network", A, ("w_dim", "z_dyn_dim"), "numbers of a style and of z_dyn")
     for kind, network, names, what in sizes:
-        if network is None: continue
+        if getattr(network, "config", None) is None: continue      # a function of one's own is taken at its word
         theirs, ours = ([getattr(config, name) for name in names] for config in (network.config, G.config))
         if theirs != ours:
             raise InputError(f"The {kind} and the generator do not belong together ({what}: {theirs[0]} and {theirs[1]} against {ours[0]} and {ours[1]}); "
