@@ -61,9 +61,9 @@ class Video:
         "What the model alone made, (T, 3, R, R) uint8."
         return torch.cat([self.film.own(range(i, min(len(self.film), i + 16))) for i in range(0, len(self.film), 16)])
 
-    def save(self, path):
-        "Write it, .mp4 or .gif, one frame after another."
-        return write_video(self.frames if "frames" in vars(self) else self.film, path, self.fps)
+    def save(self, path, codec=None, crf=None):
+        "Write it, .mp4, .mov, .webm, .webp or .gif, one frame after another; codec and crf as in `write_video`."
+        return write_video(self.frames if "frames" in vars(self) else self.film, path, self.fps, crf=crf, codec=codec)
 
     def __str__(self):
         shown = lambda v: f"{v:.3f}" if isinstance(v, float) else str(v)
