@@ -263,7 +263,7 @@ def segmenter_card(
         f"- Training: {t['steps']} steps of {t['scenes']} scenes and {t['photos']} photographs at {min(t['sizes'])} to {max(t['sizes'])} px,",
         f"  seed {t['seed']}, by `train_perception` with `MASK_TRAINING`.",
         f"- Data: the procedural scenes with their exact masks, and {t['photographs']} photographs and frames of clips, of which",
-        f"  {t.get('with_sky', 0)} with a sky that was checked or drawn and {t.get('with_notes', 0)} with notes by a person.", "",
+        f"  {t.get('with_sky', 0)} with a sky that was checked or drawn and {t.get('with_notes', 0)} with notes made by eye.", "",
         "## Results", "", "On pictures kept out of training by their names; `false_water` is the share of pixels called water in pictures",
         "without any.", "", "| " + " | ".join(table[0]) + " |", "| --- " * len(table[0]) + "|"]
     lines += ["| " + " | ".join(cell(v) for v in row.values()) + " |" for row in table]
