@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .options import Codec, Crf, Device, Fps, number, Seconds, Seed, Threads
+from .options import CodecName, Crf, Device, Fps, number, Seconds, Seed, Threads
 from ..core import InputError, pick_device, use_threads
 from ..encoding import check_encoder, VIDEO_SUFFIXES
 from ..files import check_folder, check_output
@@ -87,9 +87,7 @@ def animate_command(
     encoder: Annotated[str, typer.Option(help="encoder of that generator: a name or a file")] = "encoder",
     lighting: Annotated[str, typer.Option(help="lighting network of that generator: a name or a file")] = "lighting",
     preview: Annotated[bool, typer.Option("--preview", help="a first look in seconds: few iterations, 256 pixels")] = False,
-    codec: Codec = None,
-    crf: Crf = None,
-    threads: Threads = None,
+    codec: CodecName = None, crf: Crf = None, threads: Threads = None,
     again: Annotated[bool, typer.Option("--again", help="several photographs: make videos that are there once more")] = False,
     seed: Seed = 0,
     device: Device = "auto",

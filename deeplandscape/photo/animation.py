@@ -228,7 +228,7 @@ def animate(
 ) -> Video:
     "Bring a photograph to life (Section 3.2)."
     began, device = time.perf_counter(), pick_device(device)
-    (hour, frames) = check_request(direction, seconds, fps, speed, seed, variant, iterations)
+    hour, frames = check_request(direction, seconds, fps, speed, seed, variant, iterations)
     image, original = load_picture(photo, size, device, preview)
     A = light_network(light or "none", amount, models, device)
     p = regions(image, need(models, "segment", device), None if mask is None else load_mask(mask, device))
@@ -240,12 +240,11 @@ def animate(
             except InputError as error: report["light"] = str(error)
     else: report |= {"horizon (0 top, 1 bottom)": horizon, "direction, speed": f"{hour}, {speed:g}"}
     found = find_latents(image, p, models, variant, iterations, seed, device, PREVIEW if preview else STEADY)
-    inverted = time.perf_counter()
-    report |= {"inversion": f"{variant}, {len(found.history)} iterations, {inverted - began:.0f} s"} | (FIRST_LOOK if preview else {})
+    told = f"{variant}, {len(found.history)} iterations, {time.perf_counter() - began:.0f} s"
+    report |= {"inversion": told} | (FIRST_LOOK if preview else {})
     homography = Homography() if horizon is None else wind(hour, p, horizon, speed)
     styles = None if A is None else light_styles(A, found.W[0], light, frames, loop, amount, seed=seed)
-    if A is not None: report["light"] = f"{light}, {amount:g}"
+    report |= {} if A is None else {"light": f"{light}, {amount:g}"}
     film = make_film(found, image, p, homography, frames, fps, loop, seed, styles)
-    report |= examine(film, found, homography, loop)
-    report |= {"seconds in all": round(time.perf_counter() - began, 1), "memory at most, GB": most_memory()}
+    report |= examine(film, found, homography, loop) | {"seconds in all": round(time.perf_counter() - began, 1), "memory at most, GB": most_memory()}
     return Video(film, fps, film.composer.masks[0].cpu(), found, report)

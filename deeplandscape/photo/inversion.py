@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VARIANTS', 'OFFICIAL', 'STEADY', 'PREVIEW', 'Variant', 'find_variant', 'Settings', 'Adam', 'Plateau', 'Target',
            'State', 'variables', 'descend', 'algorithm_1', 'algorithm_2', 'fine_tune', 'fused_steps', 'Inversion',
-           'start', 'invert', 'synthesis_work', 'invert_with', 'tune_one']
+           'start', 'invert']
 
 # %% ../../nbs/71_inversion.ipynb #069755a5
 import copy
@@ -310,6 +310,33 @@ def start(
                          else torch.zeros(len(photo), 1, s, s, device=photo.device) for s in sizes]
     return State(W.clone(), maps("S_st"), maps("S_dyn"))
 
+# %% ../../nbs/71_inversion.ipynb #2e969a0d
+def invert_with(frozen, photo, variant, E, mask, perceptual, settings, seed, callback) -> Inversion:
+    "`invert`, with the number of threads set."
+    v, state, history = find_variant(variant), start(frozen, photo, find_variant(variant), E, seed), []
+    fixed, perceptual = fixed_generator(frozen), fixed_perception(perceptual)
+
+    def report(phase):
+        def note(**line): history.append(dict(phase=phase, **line)); callback(phase=phase, **line)
+        return note
+    W_init = state.W.clone() if v.tie_W else None
+    whole = Target(photo, perceptual)
+    if v.segmentation:
+        algorithm_2(fixed, state, W_init, Target(photo, perceptual, mask), Target(photo, perceptual, 1 - mask), settings, report("latents"))
+    else: algorithm_1(fixed, state, W_init, whole, v, settings, report("latents"))
+    generators = [tune_one(frozen, state, photo, b, perceptual, settings, report("generator")) if v.fine_tune else frozen for b in range(len(photo))]
+    return Inversion(state.W, state.S_st, state.S_dyn, generators, photo, mask, history)
+
+def tune_one(G, state, photo, b, perceptual, settings, report):
+    "`fine_tune` on item b of a batch."
+    one = State(state.W[b:b+1], [s[b:b+1] for s in state.S_st], [s[b:b+1] for s in state.S_dyn])
+    return fine_tune(G, one, Target(photo[b:b+1], perceptual), settings, report)
+
+def synthesis_work(G) -> float:
+    "Floating-point operations of one picture forwards, counted from the weights."
+    sizes = [(b, G.config.size(i)) for i, b in enumerate(G.blocks)]
+    return sum(2.0 * p.numel() * s * s for b, s in sizes for p in b.parameters() if p.dim() == 4 and p.shape[-1] == 3)
+
 # %% ../../nbs/71_inversion.ipynb #47497219
 def invert(
     G: Generator,
@@ -331,29 +358,3 @@ def invert(
     frozen = copy.deepcopy(G).requires_grad_(False)
     with fitting_threads(synthesis_work(G) * len(photo)):
         return invert_with(frozen, photo, variant, E, mask, perceptual, settings, seed, callback)
-
-def synthesis_work(G) -> float:
-    "Floating-point operations of one picture forwards, counted from the weights."
-    sizes = [(b, G.config.size(i)) for i, b in enumerate(G.blocks)]
-    return sum(2.0 * p.numel() * s * s for b, s in sizes for p in b.parameters() if p.dim() == 4 and p.shape[-1] == 3)
-
-def invert_with(frozen, photo, variant, E, mask, perceptual, settings, seed, callback) -> Inversion:
-    "`invert`, with the number of threads set."
-    v, state, history = find_variant(variant), start(frozen, photo, find_variant(variant), E, seed), []
-    fixed, perceptual = fixed_generator(frozen), fixed_perception(perceptual)
-
-    def report(phase):
-        def note(**line): history.append(dict(phase=phase, **line)); callback(phase=phase, **line)
-        return note
-    W_init = state.W.clone() if v.tie_W else None
-    whole = Target(photo, perceptual)
-    if v.segmentation:
-        algorithm_2(fixed, state, W_init, Target(photo, perceptual, mask), Target(photo, perceptual, 1 - mask), settings, report("latents"))
-    else: algorithm_1(fixed, state, W_init, whole, v, settings, report("latents"))
-    generators = [tune_one(frozen, state, photo, b, perceptual, settings, report("generator")) if v.fine_tune else frozen for b in range(len(photo))]
-    return Inversion(state.W, state.S_st, state.S_dyn, generators, photo, mask, history)
-
-def tune_one(G, state, photo, b, perceptual, settings, report):
-    "`fine_tune` on item b of a batch."
-    one = State(state.W[b:b+1], [s[b:b+1] for s in state.S_st], [s[b:b+1] for s in state.S_dyn])
-    return fine_tune(G, one, Target(photo[b:b+1], perceptual), settings, report)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'launch', 'train_step', 'begin_from', 'pack', 'unpack', 'changed_settings', 'save_checkpoint',
-           'load_checkpoint', 'save_average', 'Diverged', 'Stop', 'Course', 'begin', 'aside', 'train',
+           'load_checkpoint', 'save_average', 'Diverged', 'Stop', 'Course', 'begin', 'aside', 'advance', 'train',
            'describe_training']
 
 # %% ../../nbs/65_loop.ipynb #07defc98
@@ -30,6 +30,7 @@ from .networks import Graphs, Networks
 from .losses import Sources, discriminator_step, enter_level, generator_step
 from .projected import projected_step
 from .monitor import in_notebook, Monitor
+from ..perception.masks import segmenter
 
 # %% ../../nbs/65_loop.ipynb #d178afce
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
@@ -264,6 +265,22 @@ def aside(nets):
     torch.cuda.synchronize()
     return torch.cuda.stream(torch.cuda.Stream())
 
+def advance(course, sources, bar, stop):
+    "Take a step, check it and write what is due; asked to stop, save and end."
+    before = course.seen
+    logs, course.seen = train_step(course.nets, sources, before, course.step)
+    course.step += 1
+    bar.update(course.seen - before)
+    asked, logs = stop(logs)
+    course.check(before, logs)
+    if course.monitor: course.monitor.add(logs)
+    course.write(before)
+    if asked and course.seen < course.end:
+        course.check(before, logs, ends=True)
+        if course.monitor: course.save()
+        raise KeyboardInterrupt(f"stopped at {course.seen:,} images and saved; started again with the same settings, "
+                                "it goes on from there.")
+
 # %% ../../nbs/65_loop.ipynb #e67b5966
 def train(
     config: TrainConfig,
@@ -286,28 +303,17 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     with only_one(out, "training") if fabric.is_global_zero else contextlib.nullcontext():
         nets, state = begin(config, fabric, out, resume, graphs, start)
-        nets.segment = segment
+        nets.segment = segment or (segmenter(device=str(fabric.device)) if config.projected else None)
         seen, step = state.get("seen", 0), state.get("step", 0)
         show = fabric.is_global_zero and (in_notebook() if live is None else live)
         monitor = Monitor(out, segment, seen, step, state.get("sums", {}), show) if fabric.is_global_zero else None
         every = dict(checkpoint=checkpoint_every, sample=sample_every, video=video_every)
         course = Course(nets, out, seen, step, min(total_images(config), until or math.inf), every, monitor, card, seen)
-        if seen >= total_images(config) and monitor: print(f"The training in {out} was finished already ({seen:,} images); nothing is left to do.", file=sys.stderr)
+        if seen >= total_images(config) and monitor:
+            print(f"The training in {out} was finished already ({seen:,} images); nothing is left to do.", file=sys.stderr)
         count = dict(initial=min(seen, course.end), unit="img", **({} if monitor else dict(disable=True)))
         with aside(nets), Stop(fabric) as stop, contextlib.closing(progress(course.end, "training", **count)) as bar:
-            while course.seen < course.end:
-                before = course.seen
-                logs, course.seen = train_step(nets, sources, before, course.step)
-                course.step += 1
-                bar.update(course.seen - before)
-                asked, logs = stop(logs)
-                course.check(before, logs)
-                if monitor: monitor.add(logs)
-                course.write(before)
-                if asked and course.seen < course.end:
-                    course.check(before, logs, ends=True)
-                    if monitor: course.save()
-                    raise KeyboardInterrupt(f"stopped at {course.seen:,} images and saved; started again with the same settings, it goes on from there.")
+            while course.seen < course.end: advance(course, sources, bar, stop)
     return out / "generator.safetensors"
 
 # %% ../../nbs/65_loop.ipynb #cd86896f
