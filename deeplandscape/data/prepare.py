@@ -213,6 +213,8 @@ def prepare_store(
                 with contextlib.closing(_Shelf(out, kind, base | settings)) as shelf:
                     fill(shelf, given, refused, workers)
         text = json.dumps(_summary(out, base, refused, ", ".join(places)), indent=1) + "\n"
-        with atomic(out / "store.json") as partial:
-            partial.write_text(text)
+        summary = out / "store.json"
+        if not summary.is_file() or summary.read_text() != text:
+            with atomic(summary) as partial:
+                partial.write_text(text)
     return Store(out)
