@@ -145,9 +145,9 @@ def test_half_the_amount_is_less_light():
 
 def test_light_of_another_generator_is_refused():
     others = models(-1, 2) | {"A": Approximator(LightingConfig(w_dim=20, depth=1))}
-    with pytest.raises(InputError, match="20 numbers, this generator has 16"): quick(picture(), models=others, light="tour")
+    with pytest.raises(InputError, match="20 and 3 against 16 and 3"): quick(picture(), models=others, light="tour")
     video = quick(picture(), models=others)                                                    # nothing can move, no light by default
-    assert "note" in video.report and "20 numbers" in video.report["light"] and torch.equal(video.frames[0], video.frames[-1])
+    assert "note" in video.report and "20 and 3" in video.report["light"] and torch.equal(video.frames[0], video.frames[-1])
 
 
 def test_small_and_doubtful_pieces_stand_still():
