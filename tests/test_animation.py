@@ -257,7 +257,7 @@ def test_light_and_loop_on_the_command_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("changes, words", [
-    (dict(direction="up"), list(CLOCK)), (dict(variant="EOFIS"), ["EOIFS"]), (dict(seconds=0), ["possible"]), (dict(fps=-3), ["possible"]),
+    (dict(direction="sideways"), list(CLOCK)), (dict(variant="EOFIS"), ["EOIFS"]), (dict(seconds=0), ["possible"]), (dict(fps=-3), ["possible"]),
     (dict(speed=float("nan")), ["speed"]), (dict(light="sunny"), ["sunny", "deep night", "tour"]), (dict(light="tour", amount=2), ["between 0 and 1"]), (dict(size=8), ["32"]), (dict(mask=torch.zeros(30, 30)), ["mask"])])
 def test_mistakes_are_named(changes, words):
     with pytest.raises(InputError) as error: quick(picture(), **changes)

@@ -539,9 +539,9 @@ def test_raw_folders_are_prepared_once_and_checked(material, store, tmp_path):
     (first, weight), (second, other) = batches.open_sources(sources, "photos", tmp_path / "store", LEVELS)
     assert (weight, other) == (3, 1) and second.path == store.path and first.path.parent == tmp_path / "store"
     assert first.info["photos"] == 60 and len(first.skipped) == 3
-    before = {f: f.stat().st_mtime_ns for f in first.path.iterdir()}
+    before = {f: f.read_bytes() for f in first.path.iterdir()}
     batches.open_sources(sources, "photos", tmp_path / "store", LEVELS)
-    assert before == {f: f.stat().st_mtime_ns for f in first.path.iterdir()}
+    assert before == {f: f.read_bytes() for f in first.path.iterdir()}
     with pytest.raises(InputError, match="at most 32 px"):
         batches.ensure_store(material / "photos", "photos", tmp_path / "store", (8, 16, 32, 64))
     with pytest.raises(InputError, match="not for 64 px"):

@@ -51,7 +51,7 @@ def test_photos_that_cannot_be_animated(files, photo):
     (["--device", "tpu"], "tpu"),
     (["--seconds", "0"], "second"),
     (["--light", "sunny"], "deep night"),
-    (["--light", "tour", "--light-amount", "3"], "between 0 and 1"),
+    (["--light", "tour", "--light-amount", "3"], "from 0 to 1"),
     (["--light", "tour", "--lighting", "cut.safetensors"], "cut.safetensors"),
     (["-o", "x.avi"], "mp4"),
     (["-o", "nowhere/deep/x.mp4"], "nowhere"),
