@@ -69,9 +69,9 @@ def post(port, path, body, timeout=10):
 
 class Person(threading.Thread):
     "Somebody who sends each vote until it is acknowledged, as the page does."
-    def __init__(self, port, plan, name):
+    def __init__(self, port, plan, name, pause=0.0):
         super().__init__(daemon=True)
-        self.port, self.plan, self.me, self.acknowledged, self.status = port, plan, name, [], None
+        self.pause, self.port, self.plan, self.me, self.acknowledged, self.status = pause, port, plan, name, [], None
 
     def insist(self, path, body):
         while True:
@@ -83,6 +83,7 @@ class Person(threading.Thread):
         if self.status != 200: return
         self.seat = sheet["seat"]
         for q in (q["id"] for page in sheet["pages"] for q in page["questions"]):
+            time.sleep(self.pause)              # people watch before they answer
             status, _ = self.insist("/api/vote", a_vote(self.plan, self.me, q, machine=True))
             assert status == 200
             self.acknowledged.append((self.me, q))
@@ -96,7 +97,7 @@ def recorded(study):
 @pytest.mark.slow
 def test_killed_at_any_moment_loses_no_vote(study):
     plan, port, rng = read_study(study / "plan.json"), free_port(), random.Random(0)
-    people, server, kills = [Person(port, plan, f"person-{i:03d}") for i in range(20)], start(study, port), 0
+    people, server, kills = [Person(port, plan, f"person-{i:03d}", pause=0.2) for i in range(20)], start(study, port), 0
     for p in people: p.start()
     while any(p.is_alive() for p in people) and kills < 8:
         time.sleep(rng.uniform(0.01, 0.25))
