@@ -38,7 +38,8 @@ def test_nothing_of_ours_is_typed():
         for place in entry.get("numbers", {}).values():
             assert "ours" in place or "paper" in place
             assert not any(isinstance(v, float) for v in place.values())
-    assert all(set(item) - {"number"} == {"name", "label", "page", "title", "paper", "differs"} for item in CONTENTS)
+    known = {"name", "label", "page", "title", "paper", "differs"}
+    assert all(set(item) - {"number"} == known for item in CONTENTS)
     template = (ROOT / "nbs" / "repro" / "report.html").read_text(encoding="utf-8")
     text = re.sub(r"<style>.*?</style>|{%.*?%}|{{.*?}}|{#.*?#}", " ", template, flags=re.S)
     text = re.sub(r"<[^>]*>", " ", text)
