@@ -34,7 +34,7 @@ class ProjectedConfig:
     still: float = 30.0                # weight of the change of land under S_dyn alone
     moving: float = 30.0               # weight of too little change of sky and water under S_dyn alone
     floor: float = 0.075               # change of sky and water, on [0, 1], below which it is too little: real pairs in one light have 0.07
-    structure: tuple = ((64, 10.0), (128, 100.0))   # weight of the change of the land's structure under z_dyn, by resolution
+    structure: tuple = ((4, 10.0), (128, 100.0))   # weight of the change of the land's structure under z_dyn, by resolution
 
     def __post_init__(self):
         for name in ("taps", "weights"): object.__setattr__(self, name, tuple(getattr(self, name)))   # from JSON

@@ -120,12 +120,13 @@ def generator_loss(
     loss = sum(w * kinds[kind] for w, kind in zip(config.weights, ("features", "pixels", "colours", "pairs")) if kind in kinds)
     loss = loss + config.bound * F.relu(images.abs() - 1).square().mean()
     logs = {f"G_{kind}": value.detach() for kind, value in kinds.items()}
-    if same_light is None or not (config.still or config.moving or any(w for _, w in config.structure)): return loss, logs
+    structure = at(config.structure, images.shape[-1])
+    if same_light is None or not (config.still or config.moving or structure): return loss, logs
     pairs = F.avg_pool2d(images, max(1, images.shape[-1] // 64)).unflatten(0, (-1, 2))
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False): static = nets.segment(pairs[:, 0].clamp(-1, 1))[:, :1]
     found = land_losses(pairs, same_light, static)
     lack = F.relu(config.floor * across(nets, found["count"]) - across(nets, found["moving"]))
-    return (loss + config.still * found["land"] + config.moving * lack + at(config.structure, images.shape[-1]) * found["structure"],
+    return (loss + config.still * found["land"] + config.moving * lack + structure * found["structure"],
             logs | {name: value.detach() for name, value in found.items() if name != "count"})
 
 # %% ../../nbs/63_projected.ipynb #45cc9c3d

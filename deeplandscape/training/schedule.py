@@ -29,6 +29,9 @@ def check_table(
 def check_values(config):
     "Check the tables and the shares of a configuration."
     for name in "fade_images", "stable_images", "batch", "lr", "ema", "r1_gamma": check_table(name, getattr(config, name))
+    if config.projected:
+        check_table("projected.structure", config.projected.structure)
+        at(config.projected.structure, config.projected.first)      # said now, not in the first pairwise step
     for name in "pairs", "shared", "betas": check_shares(name, getattr(config, name), 2)
     for name in "style_mixing", "crops": check_shares(name, (getattr(config, name),), 1)
 
