@@ -419,7 +419,7 @@ def load_network(
     path = weights_path(path) if path in WEIGHTS else path
     tensors, meta = load_tensors(path)
     if meta.get("kind") != kind:
-        raise InputError(f"{path} does not hold a {word or kind}; train or import one first.")
+        raise InputError(f"{path} holds no {word or kind}; train or import one first.")
     network = build(meta["config"])
     network.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
     network.meta = meta

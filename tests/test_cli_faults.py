@@ -36,7 +36,8 @@ def commands(group=app, before=()):
 def options_of(function):
     "Name, kind, Typer's description and default of each parameter."
     defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
-    for name, hint in get_type_hints(function, include_extras=True).items():
+    hints = get_type_hints(function, include_extras=True)
+    for name, hint in ((n, hints[n]) for n in defaults):
         kind, about = hint.__origin__, hint.__metadata__[0]
         yield name, kind, about, defaults[name]
 

@@ -341,7 +341,7 @@ def test_a_truncated_file_is_noticed(tmp_path, keep):
 
 def test_a_pickle_is_refused(tmp_path):
     torch.save({"w": torch.ones(3)}, tmp_path / "x.pth")
-    with pytest.raises(InputError, match="no safetensors"):
+    with pytest.raises(InputError, match="not a safetensors"):
         files.load_tensors(tmp_path / "x.pth")
 
 
