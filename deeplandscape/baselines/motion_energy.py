@@ -178,7 +178,7 @@ def train_motion_energy(
     quiet: bool = False,                     # no progress bar
     validate_every: int = 100,               # steps between validations and checkpoints
 ) -> MotionEnergy:                           # in evaluation mode; .meta["history"] has the errors
-    "Train the network of motion energy on scenes; interrupted and resumed, the result is the same bit for bit."
+    "Train the network on scenes; interrupted and resumed, the result is the same bit for bit."
     t = training
     if not 32 <= t.crop <= t.side or t.batch < 1:
         sizes = f"{t.batch} crops of {t.crop} px cannot be cut from frames of {t.side} px"
