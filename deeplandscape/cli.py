@@ -24,14 +24,18 @@ from .files import check_folder, check_output
 from .study.commands import study_app
 
 # %% ../nbs/99_cli.ipynb #befdecc2
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
-                  help="Time-lapse videos from landscape photographs: a reproduction of DeepLandscape (ECCV 2020).")
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None,
+                  pretty_exceptions_enable=False,
+                  help="Time-lapse videos from landscape photographs: a reproduction of DeepLandscape (ECCV "
+                       "2020).")
 
-for name, command in {"animate": animate_command, "mask": mask_command, "sample": sample, "train": train_command,
-                      "fit-generator": fit_generator_command, "prepare": prepare_command}.items(): app.command(name)(command)
+for name, command in {"animate": animate_command, "mask": mask_command, "sample": sample,
+                      "train": train_command,
+                      "fit-generator": fit_generator_command, "prepare": prepare_command}.items():
+                          app.command(name)(command)
 app.add_typer(study_app, name="study")
 
-def main():
+def main() -> None:
     "Run the command line; a fault becomes one sentence and exit code 2."
     sys.exit(run_app(app))
 
@@ -73,9 +77,11 @@ def evaluate(
 # %% ../nbs/99_cli.ipynb #fd785ace
 @app.command("import-official")
 def import_official_command(
-    file: Annotated[Path, typer.Argument(help="a checkpoint, encoder or approximator of the released program")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="folder for safetensors and JSON")] = Path("imported"),
-):
+    file: Annotated[Path, typer.Argument(
+        help="a checkpoint, encoder or approximator of the released program")],
+    out: Annotated[Path, typer.Option("--out", "-o",
+                                      help="folder for safetensors and JSON")] = Path("imported"),
+) -> None:
     "Convert the authors' released weights; nothing in the file is executed."
     from deeplandscape.model.official import import_official as run
     check_folder(out)
@@ -83,7 +89,8 @@ def import_official_command(
 
 # %% ../nbs/99_cli.ipynb #e84f0020
 UPLOADS = {"websocket_max_message_size": 100 * 2 ** 20}     # bytes; without it 10 MB
-CULLING = {"cull_idle_timeout": 1800, "cull_interval": 60}   # seconds: a kernel whose page is closed ends after half an hour
+# seconds: a kernel whose page is closed ends after half an hour
+CULLING = {"cull_idle_timeout": 1800, "cull_interval": 60}
 
 def server(
     apps: Path,                 # folder of the explorers' notebooks
@@ -94,9 +101,13 @@ def server(
 ) -> list[str]:
     "The command that serves the explorers and lets uploads of up to 100 MB through."
     known = sorted(p.stem for p in apps.glob("*.ipynb"))
-    if name is not None and name not in known: raise InputError(f"There is no explorer {name!r}; choose one of {', '.join(known)}.")
-    if voila and not find_spec("voila"): raise InputError("Plain pages need Voila: pip install voila, or leave --voila away.")
-    if voila: command = ["voila", str(apps / f"{name}.ipynb" if name else apps), f"--Voila.tornado_settings={UPLOADS}"]
+    if name is not None and name not in known:
+        raise InputError(f"There is no explorer {name!r}; choose one of {', '.join(known)}.")
+    if voila and not find_spec("voila"):
+        raise InputError("Plain pages need Voila: pip install voila, or leave --voila away.")
+    if voila:
+        command = ["voila", str(apps / f"{name}.ipynb" if name else apps),
+                   f"--Voila.tornado_settings={UPLOADS}"]
     else: command = ["jupyterlab", str(apps), f"--ServerApp.tornado_settings={UPLOADS}"]
     if name and not voila: command.append(f"--LabApp.default_url=/lab/tree/{name}.ipynb")
     if not voila and hasattr(os, "geteuid") and os.geteuid() == 0: command.append("--allow-root")
@@ -107,11 +118,13 @@ def server(
 # %% ../nbs/99_cli.ipynb #202ee1ef
 @app.command()
 def explore(
-    name: Annotated[Optional[str], typer.Argument(help="scene, motion, inversion or photo; default: the folder of all")] = None,
-    voila: Annotated[bool, typer.Option("--voila", help="plain pages, without code, instead of JupyterLab")] = False,
+    name: Annotated[Optional[str], typer.Argument(
+        help="scene, motion, inversion or photo; default: the folder of all")] = None,
+    voila: Annotated[bool, typer.Option("--voila",
+                                        help="plain pages, without code, instead of JupyterLab")] = False,
     port: Annotated[Optional[int], number("where to listen; default: the next free port", 1, 65535)] = None,
     browser: Annotated[bool, typer.Option(help="open a browser")] = True,
-):
+) -> None:
     "Open the explorers in JupyterLab, or as plain pages with --voila."
     from deeplandscape.report.results import project_folder
     command = server(project_folder() / "nbs" / "apps", name, voila, port, browser)
@@ -122,11 +135,12 @@ def explore(
 # %% ../nbs/99_cli.ipynb #64a174eb
 @app.command("reproduce")
 def reproduce_command(
-    targets: Annotated[Optional[list[str]], typer.Argument(help="notebooks, such as fig01_videos; default: all")] = None,
+    targets: Annotated[Optional[list[str]], typer.Argument(
+        help="notebooks, such as fig01_videos; default: all")] = None,
     profile: Annotated[str, typer.Option(help="smoke, cpu, gpu, paper, or a .yaml file")] = "cpu",
     jobs: Annotated[Optional[int], number("notebooks at a time", 1)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only show what would run")] = False,
-):
+) -> None:
     "Regenerate the tables and figures of the paper."
     from deeplandscape.report.reproduce import reproduce as run
     raise typer.Exit(run(profile, tuple(targets or ()), jobs, dry_run))
@@ -135,14 +149,15 @@ def reproduce_command(
 @app.command()
 def bench(
     width: Annotated[str, typer.Option(help="paper (channels 512 and so on) or small")] = "paper",
-    forward_pixels: Annotated[int, number("resolution of the generator's forward pass, a power of two", 8, 4096)] = 256,
+    forward_pixels: Annotated[int, number("resolution of the generator's forward pass, a power of two", 8,
+                                          4096)] = 256,
     step_pixels: Annotated[int, number("resolution of the training step, a power of two", 8, 4096)] = 64,
     batch: Annotated[int, number("images of the training step", 1, 4096)] = 2,
     repeats: Annotated[int, number("rounds; the median counts", 1, 10**6)] = 3,
     lazy: Annotated[int, number("with lazy R1, one penalty in so many steps", 1, 10**6)] = 8,
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="file for the tables, .json")] = None,
     device: Device = "auto",
-):
+) -> None:
     "Measure speed beside a plain transcription of the paper and beside the machine's own convolutions."
     from deeplandscape.experiments.benchmark import benchmark, save_benchmark
     if out: check_output(out, (".json",))

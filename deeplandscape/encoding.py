@@ -62,7 +62,7 @@ class Codec:
     "How one kind of video is encoded."
     encoder: str  # its name in ffmpeg
     suffixes: tuple  # files it goes into
-    crf: int = None  # constant rate factor by default; None: it has none
+    crf: int | None = None  # constant rate factor by default; None: it has none
     worst: int = 0  # largest crf
     options: tuple = ()  # more for ffmpeg
     filter: str = YUV  # from rgb24 to what is encoded
@@ -83,11 +83,11 @@ VIDEO_SUFFIXES = tuple(dict.fromkeys(suffix for codec in CODECS.values() for suf
 
 # %% ../nbs/022_encoding.ipynb #771eb64d
 def check_encoder(
-    path,  # the video that shall be written
-    codec: str = None,  # one of CODECS; None: the first that fits the suffix
-    crf: int = None,  # constant rate factor; None: the codec's own
+    path: str | Path,  # the video that shall be written
+    codec: str | None = None,  # one of CODECS; None: the first that fits the suffix
+    crf: int | None = None,  # constant rate factor; None: the codec's own
 ) -> Codec:  # that will write it
-    "Whether a video can be written, asked before the work begins; InputError says why not."
+    "Checks, before any work is done, that a video can be written; InputError says why it cannot."
     name, suffix = Path(path).name, Path(path).suffix.lower()
     if suffix not in VIDEO_SUFFIXES:
         raise InputError(f"A video cannot be written as {name!r}; "
@@ -112,7 +112,7 @@ def check_encoder(
 
 # %% ../nbs/022_encoding.ipynb #59b5fb05
 def _frame_bytes(frames):
-    "uint8 arrays (H, W, 3) one by one; InputError when there is none or the size changes."
+    "uint8 arrays (H, W, 3) one by one; InputError when there are none or the size changes."
     shape = None
     for frame in frames:
         frame = torch.as_tensor(frame)
@@ -169,7 +169,7 @@ def _encode(frames, path, fps: float, codec: Codec, crf=None):
                 writer.send(None)
             writer.send(np.ascontiguousarray(frame))
             count += 1
-    except OSError:  # the encoder went away
+    except OSError:  # the encoder died
         count = -1
     finally:
         writer.close() if writer is not None else None

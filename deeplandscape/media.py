@@ -9,6 +9,7 @@ __all__ = ['write_video', 'iterate_video', 'read_video']
 import logging
 import re
 import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -23,13 +24,14 @@ from .pictures import from_uint8, image_grid, open_photo, read_photo, save_image
 
 # %% ../nbs/03_media.ipynb #d4acc305
 def write_video(
-    frames,  # (T, 3, H, W) in [-1, 1] or uint8, or an iterable of (3, H, W)
-    path,  # .mp4, .mov, .webm, .gif or .webp file
+    # (T, 3, H, W) in [-1, 1] or uint8, or an iterable of (3, H, W)
+    frames: torch.Tensor | Iterable[torch.Tensor],
+    path: str | Path,  # .mp4, .mov, .webm, .gif or .webp file
     fps: float = 30,  # frames per second
-    crf: int = None,  # quality: 0 the best, 51 or 63 the smallest; None: the codec's own, 18 for H.264
-    codec: str = None,  # one of CODECS; None: the first that fits the suffix
+    crf: int | None = None,  # quality: 0 the best, 51 or 63 the smallest; None: the codec's own, 18 for H.264
+    codec: str | None = None,  # one of CODECS; None: the first that fits the suffix
 ) -> Path:  # the path written
-    "Writes a video frame by frame, atomically; the kind by the suffix."
+    "Writes a video frame by frame, atomically; the suffix names the format."
     path, chosen = Path(path), check_encoder(path, codec, crf)
     if not 0 < fps <= 240:
         raise InputError(f"{fps} frames per second are not possible; "
@@ -86,9 +88,9 @@ def _read_filter(path, short_side=None) -> str:
 
 # %% ../nbs/03_media.ipynb #bd1ef034
 def iterate_video(
-    path,  # video file: mp4, webm, mov, gif ...
-    short_side=None,  # reduce so that the shorter side has this many pixels
-):  # yields the frame rate first, then (3, H, W) uint8 frames
+    path: str | Path,  # video file: mp4, webm, mov, gif ...
+    short_side: int | None = None,  # reduce so that the shorter side has this many pixels
+) -> Iterator[float | torch.Tensor]:  # yields the frame rate first, then (3, H, W) uint8 frames
     "The frame rate and then the frames of a video, one at a time."
     path = Path(path)
     if not path.is_file():
@@ -110,10 +112,10 @@ def iterate_video(
 
 # %% ../nbs/03_media.ipynb #00423163
 def read_video(
-    path,  # video file: mp4, webm, mov, gif ...
-    max_frames=None,  # read only the first so many
-    size=None,  # pixels of the shorter side; None keeps the file's size
-):  # (frames (T, 3, H, W) uint8, frames per second)
+    path: str | Path,  # video file: mp4, webm, mov, gif ...
+    max_frames: int | None = None,  # read only the first so many
+    size: int | None = None,  # pixels of the shorter side; None keeps the file's size
+) -> tuple[torch.Tensor, float]:  # (frames (T, 3, H, W) uint8, frames per second)
     "The frames of a video and its frame rate."
     stream, frames = iterate_video(path, size), []
     fps = next(stream)
@@ -123,5 +125,5 @@ def read_video(
             break
     stream.close()
     if not frames:
-        raise InputError(f"{path} holds no frame; give another video.")
+        raise InputError(f"{path} has no frames; give another video.")
     return torch.stack(frames), fps

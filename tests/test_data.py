@@ -216,7 +216,7 @@ def test_killed_work_goes_on_and_gives_the_same_bytes(material, store, tmp_path,
     clips = [material / "series", material / "film.mp4", material / "broken.mp4", material / "still.mp4"]
     prepare = lambda: prepare_store(tmp_path / "s", material / "photos", clips, scenes=20, resolutions=LEVELS,
                                     workers=2)
-    commit, count = store_module._Shelf.commit, [0]
+    commit, count = store_module._Writer.commit, [0]
 
     def stop(shelf):
         if shelf.path.stem == kind:
@@ -229,12 +229,12 @@ def test_killed_work_goes_on_and_gives_the_same_bytes(material, store, tmp_path,
 
     monkeypatch.setattr(prepare_module, "_chunks",
                         lambda items, size, chunks=prepare_module._chunks: chunks(items, min(size, 16)))
-    monkeypatch.setattr(store_module._Shelf, "commit", stop)
+    monkeypatch.setattr(store_module._Writer, "commit", stop)
     with pytest.raises(Stop):
         prepare()
-    with pytest.raises(InputError, match="no finished store"):
+    with pytest.raises(InputError, match="not a finished store"):
         Store(tmp_path / "s")
-    monkeypatch.setattr(store_module._Shelf, "commit", commit)
+    monkeypatch.setattr(store_module._Writer, "commit", commit)
     (tmp_path / "s" / f"{kind}.jsonl").open("a").write('{"name": "half a li')
     prepare()
     whole = prepare_store(tmp_path / "w", material / "photos", clips, scenes=20, resolutions=LEVELS,
@@ -288,14 +288,14 @@ def test_same_light_pairs_differ_where_things_move(store):
 
 
 def test_stores_that_are_none(material, store, tmp_path):
-    with pytest.raises(InputError, match="nothing to learn"):
+    with pytest.raises(InputError, match="nothing to train on"):
         prepare_store(tmp_path / "a")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="nothing to learn"):
+    with pytest.raises(InputError, match="nothing to train on"):
         prepare_store(tmp_path / "b", photos=tmp_path / "empty")
     with pytest.raises(InputError, match="check the name"):
         prepare_store(tmp_path / "c", photos=tmp_path / "nowhere")
-    with pytest.raises(InputError, match="no finished store"):
+    with pytest.raises(InputError, match="not a finished store"):
         Store(tmp_path)
     with pytest.raises(InputError, match="other settings"):
         prepare_store(store.path, photos=material / "photos", resolutions=(8, 64))
@@ -353,7 +353,7 @@ def test_kill_9_at_any_moment_leaves_no_trace(material, tmp_path):
             time.sleep(0.001)
         running.send_signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL, running.stdout.read()
-        with pytest.raises(InputError, match="no finished store"):
+        with pytest.raises(InputError, match="not a finished store"):
             Store(tmp_path / "s")
     assert in_a_process(*program).wait() == 0
     whole = prepare_store(tmp_path / "w", tmp_path / "p", tmp_path / "c", scenes=12, resolutions=(8, 16, 32))
@@ -551,7 +551,7 @@ def test_raw_folders_are_prepared_once_and_checked(material, store, tmp_path):
     with pytest.raises(InputError, match="check the name"):
         batches.ensure_store(tmp_path / "nowhere", "photos", tmp_path / "store")
     os.remove(first.path / "store.json")
-    with pytest.raises(InputError, match="no finished store"):
+    with pytest.raises(InputError, match="not a finished store"):
         batches.ensure_store(first.path, "photos", tmp_path / "store", LEVELS)
     assert (batches.ensure_store(material / "photos", "photos", tmp_path / "store", LEVELS).path
             == first.path), "an interrupted one is finished"

@@ -176,7 +176,7 @@ def test_training_goes_on_bit_for_bit(tmp_path, scenes):
 def test_teachers_that_are_none(tmp_path):
     with pytest.raises(InputError, match="no teacher"): train_perception(tmp_path, teacher=tmp_path / "x.pt", device="cpu")
     (tmp_path / "x.pt").write_bytes(b"nonsense")
-    with pytest.raises(InputError, match="no TorchScript"): train_perception(tmp_path, teacher=tmp_path / "x.pt", device="cpu")
+    with pytest.raises(InputError, match="not a TorchScript"): train_perception(tmp_path, teacher=tmp_path / "x.pt", device="cpu")
 
 
 BANDS = [[[0, 0], [100, 0], [100, 30], [0, 30]]], [[[0, 60], [100, 60], [100, 100], [0, 100]]]

@@ -24,7 +24,7 @@ from deeplandscape.training.loop import launch, train, train_step
 from deeplandscape.training.losses import Sources
 from deeplandscape.training.networks import Networks
 from deeplandscape.training.projected import hinge
-from deeplandscape.training.schedule import PROFILES, TrainConfig, stage, total_images
+from deeplandscape.training.schedule import at, PROFILES, TrainConfig, stage, total_images
 
 TESTS = Path(__file__).resolve().parent
 GROWN = TrainConfig(                       # 32 px against the paper's discriminators, 64 px against the frozen features
@@ -109,6 +109,21 @@ def share(store, out):
     found |= {f"P/{n}": p.grad for n, p in nets.P.named_parameters() if p.grad is not None}
     assert len(found) > 60
     if fabric.is_global_zero: save_tensors(Path(out) / f"{world}.safetensors", {k: v.contiguous() for k, v in found.items()})
+
+
+@pytest.mark.parametrize("wrong", [-1.0, ((128, 1.0), (64, 2.0)), ((64, -1.0),), ((64.5, 1.0),), (), "much"])
+def test_weights_of_the_structure_that_are_no_table_are_refused(wrong):
+    with pytest.raises(InputError, match="projected.structure"): replace(GROWN, projected=replace(GROWN.projected, structure=wrong))
+
+
+def test_weights_of_the_structure_that_begin_too_late_are_refused():
+    with pytest.raises(InputError, match="says nothing about 64 px"): replace(GROWN, projected=replace(GROWN.projected, structure=((128, 1.0),)))
+
+
+def test_the_weight_of_the_structure_is_known_at_each_resolution():
+    table = ProjectedConfig().structure
+    assert [at(table, r) for r in (4, 64, 128, 256)] == [10, 10, 100, 100]
+    assert ProjectedConfig(structure=5).structure == ((4, 5),)          # one number: at each resolution
 
 
 def test_a_batch_that_makes_no_groups_is_refused():

@@ -18,7 +18,7 @@ from ..files import check_folder, check_output
 
 # %% ../../nbs/982_animating.ipynb #26d75063
 def load_models(
-    device,                          # where to compute
+    device: str,      # where to compute
     weights: str = "generator",      # generator: a name or a file
     encoder: str = "encoder",        # a name or a file
     lighting: str = "lighting",      # a name or a file
@@ -32,7 +32,8 @@ def load_models(
     from deeplandscape.model.generator import load_generator
     from deeplandscape.photo.inversion import find_variant
     models = {"G": load_generator(weights, device=pick_device(device))}
-    if find_variant(variant).init_W == "E" or encoder != "encoder": models["E"] = load_encoder(encoder, device)
+    if find_variant(variant).init_W == "E" or encoder != "encoder":
+        models["E"] = load_encoder(encoder, device)
     if light not in (None, "none") or lighting != "lighting": models["A"] = load_lighting(lighting, device)
     check_belonging(models["G"], models.get("E"), models.get("A"))
     return models
@@ -47,21 +48,26 @@ def animate_one(photo, video, mask_out, codec, options):
     found = animate(photo, **options)
     if mask_out: write_mask(mask_out, found.masks)
     found.save(video, **codec)
-    doubts = find_mask(read_photo(photo, 1024), segmenter(device=str(pick_device(options["device"]))))[1] if options["mask"] is None else []
-    return found, " ".join([*doubts, *(str(found.report[key]) for key in ("note", "doubts") if key in found.report)])
+    doubts = (find_mask(read_photo(photo, 1024), segmenter(device=str(pick_device(options["device"]))))[1]
+              if options["mask"] is None else [])
+    return found, " ".join([*doubts, *(str(found.report[key]) for key in ("note", "doubts")
+                                       if key in found.report)])
 
-def check_animation(options, amount):
+def check_animation(options, amount) -> None:
     "Refuse options that no photograph could be animated with, before the first one is."
     from deeplandscape.photo.animation import check_request, light_network
-    check_request(*(options[k] for k in ("direction", "seconds", "fps", "speed", "seed", "variant", "iterations")))
-    if options["light"] is not None and not options["light"].strip(): raise InputError("No light is named; choose none, tour, random, or names of lights (see --help).")
+    check_request(*(options[k] for k in ("direction", "seconds", "fps", "speed", "seed", "variant",
+                                         "iterations")))
+    if options["light"] is not None and not options["light"].strip():
+        raise InputError("No light is named; choose none, tour, random, or names of lights (see --help).")
     light_network(options["light"] or "none", amount, options["models"], pick_device(options["device"]))
 
-def animate_many(photos, out, mask_out, again, codec, options):
+def animate_many(photos, out, mask_out, again, codec, options) -> None:
     "Animate photographs one after another; a table at the end, exit code 2 when any of them failed."
     from deeplandscape.photo.batch import batch, batch_plan, batch_table
     plan = batch_plan(photos, out)
-    make = lambda photo, video: animate_one(photo, video, mask_out and mask_out / f"{video.stem}.png", codec, options)[1]
+    make = lambda photo, video: animate_one(photo, video, mask_out and mask_out / f"{video.stem}.png", codec,
+                                            options)[1]
     done = batch(plan, make, again, say=lambda line: typer.echo(line, err=True))
     typer.echo(batch_table(done))
     if any(d.status == "failed" for d in done): raise typer.Exit(2)
@@ -112,9 +118,10 @@ def animate_command(
 def mask_command(
     photo: Annotated[Path, typer.Argument(help="the photograph")],
     out: Annotated[Path, typer.Option("--out", "-o", help="picture of what moves, .png")] = Path("mask.png"),
-    size: Annotated[int, number("longest side in pixels; never larger than the photograph", 32, 16384)] = 1024,
+    size: Annotated[int, number("longest side in pixels; never larger than the photograph", 32,
+                                16384)] = 1024,
     device: Device = "auto",
-):
+) -> None:
     "Write what moves in a photograph as a picture that can be corrected and given to animate --mask."
     from deeplandscape.media import read_photo
     from deeplandscape.perception.masks import segmenter
@@ -136,7 +143,7 @@ def sample(
     weights: Annotated[str, typer.Option(help="generator: a name or a file")] = "generator",
     seed: Seed = 0,
     device: Device = "auto",
-):
+) -> None:
     "Draw pictures or videos from the model, uncurated: item i has seed + i."
     import torch
     from deeplandscape.core import progress
@@ -151,8 +158,10 @@ def sample(
     out.mkdir(parents=True, exist_ok=True)
     for i in progress(range(images), "images"):
         latents = Latents.sample(G.config, [seed + i], device=where)
-        with torch.no_grad(): picture = G.synthesis(truncate(G.mapping(latents.z), mean, psi), latents.S_st, latents.S_dyn)[0]
+        with torch.no_grad():
+            picture = G.synthesis(truncate(G.mapping(latents.z), mean, psi), latents.S_st, latents.S_dyn)[0]
         save_image(picture.clamp(-1, 1).cpu(), out / f"image_{seed + i:06d}.png")
     for i in progress(range(videos), "videos"):
-        write_video(sample_video(G, seed + i, frames=frames, fps=fps, psi=psi).clamp(-1, 1).cpu(), out / f"video_{seed + i:06d}.mp4", fps)
+        write_video(sample_video(G, seed + i, frames=frames, fps=fps, psi=psi).clamp(-1, 1).cpu(),
+                    out / f"video_{seed + i:06d}.mp4", fps)
     typer.echo(f"wrote {images} images and {videos} videos to {out}")

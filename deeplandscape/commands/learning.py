@@ -21,14 +21,17 @@ from ..files import check_folder
 def finish_training(path, amplify, segment, device):
     "Strengthen S_dyn where that is asked for, and say where the generator is."
     from deeplandscape.metrics.effects import match_motion_of
-    if amplify: typer.echo(f"S_dyn is {match_motion_of(path, segment, amplify, device):.2f} times as strong as trained")
+    if amplify:
+        typer.echo(f"S_dyn is {match_motion_of(path, segment, amplify, device):.2f} times as strong as "
+                   f"trained")
     typer.echo(f"the generator is {path}")
 
 def chosen(profile, settings, show=False):
     "A profile with some settings replaced; shown, if only that was asked for."
     from deeplandscape.training.material import with_settings
     from deeplandscape.training.schedule import PROFILES
-    if profile not in PROFILES: raise InputError(f"There is no profile {profile!r}; choose one of {', '.join(PROFILES)}.")
+    if profile not in PROFILES:
+        raise InputError(f"There is no profile {profile!r}; choose one of {', '.join(PROFILES)}.")
     config = with_settings(PROFILES[profile], settings)
     if not show: return config
     typer.echo(settings_text(config))
@@ -38,7 +41,8 @@ def settings_text(config, before=""):
     "All settings as they are written for --set."
     from dataclasses import fields, is_dataclass
     rows = [(before + f.name, getattr(config, f.name)) for f in fields(config)]
-    return "\n".join(settings_text(value, f"{name}.") if is_dataclass(value) else f"{name}={value!r}".replace(" ", "") for name, value in rows)
+    return "\n".join(settings_text(value, f"{name}.") if is_dataclass(value)
+                     else f"{name}={value!r}".replace(" ", "") for name, value in rows)
 
 # %% ../../nbs/983_learning.ipynb #25e6a4fc
 def train_command(
@@ -85,41 +89,53 @@ def train_command(
 # %% ../../nbs/983_learning.ipynb #ffc06d48
 def fit_generator_command(
     generator: Annotated[str, typer.Argument(help="generator: a name or a file")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="folder for encoder.safetensors and lighting.safetensors")],
+    out: Annotated[Path, typer.Option("--out", "-o",
+                                      help="folder for encoder.safetensors and lighting.safetensors")],
     only: Annotated[Optional[str], typer.Option(help="encoder or lighting; default: both")] = None,
-    encoder_steps: Annotated[int, number("steps of the encoder; the paper's 200,000 samples are 33,333 of 6", 1, 10**9)] = 33_333,
+    encoder_steps: Annotated[int, number("steps of the encoder; the paper's 200,000 samples are 33,333 of 6",
+                                         1, 10**9)] = 33_333,
     encoder_batch: Annotated[int, number("samples of such a step", 1, 4096)] = 6,
-    lighting_steps: Annotated[int, number("steps of the lighting network, of 256 samples", 1, 10**9)] = 12_000,
-    begin_with: Annotated[Optional[Path], typer.Option(help="an encoder of the same sizes to begin with")] = None,
+    lighting_steps: Annotated[int, number("steps of the lighting network, of 256 samples", 1,
+                                          10**9)] = 12_000,
+    begin_with: Annotated[Optional[Path], typer.Option(
+        help="an encoder of the same sizes to begin with")] = None,
     seed: Seed = 0,
     device: Device = "auto",
-):
+) -> None:
     "Train the encoder and the lighting network that a generator needs; killed and started again, it goes on where it was."
     from deeplandscape.model.generator import load_generator
     from deeplandscape.training.companions import fit_companions
     check_folder(out)
     use_threads()
     G = load_generator(generator, device=pick_device(device)).requires_grad_(False)
-    made = fit_companions(G, out, only, encoder_steps, lighting_steps, encoder_batch, seed, begin_with, typer.echo)
-    typer.echo(" ".join(["now: deeplandscape animate PHOTO", f"--weights {generator}", *(f"--{name} {path}" for name, path in made.items())]))
+    made = fit_companions(G, out, only, encoder_steps, lighting_steps, encoder_batch, seed, begin_with,
+                          typer.echo)
+    typer.echo(" ".join(["now: deeplandscape animate PHOTO", f"--weights {generator}",
+                         *(f"--{name} {path}" for name, path in made.items())]))
 
 # %% ../../nbs/983_learning.ipynb #d17ba887
 def prepare_command(
-    out: Annotated[Path, typer.Argument(help="folder of the store; or test-clips: fetch the published test clips into a folder of that name")],
+    out: Annotated[Path, typer.Argument(
+        help="folder of the store; or test-clips: fetch the published test clips into a folder of that name")],
     photos: Annotated[list[Path], typer.Option(help="folder of photographs; repeatable")] = [],
-    clips: Annotated[list[Path], typer.Option(help="folder of frames, folder of such folders, or video; repeatable")] = [],
+    clips: Annotated[list[Path], typer.Option(
+        help="folder of frames, folder of such folders, or video; repeatable")] = [],
     scenes: Annotated[int, number("rendered scenes to add", 0, 10**7)] = 0,
-    resolution: Annotated[int, number("largest resolution, a power of two; the smaller ones, down to 8, are made too", 8, 4096)] = 64,
+    resolution: Annotated[int, number(
+        "largest resolution, a power of two; the smaller ones, down to 8, are made too", 8, 4096)] = 64,
     max_frames: Annotated[int, number("frames of a clip at most; longer ones are thinned", 2, 10**6)] = 200,
     keep_moving: Annotated[bool, typer.Option(help="keep clips whose camera moves")] = False,
-    list: Annotated[Optional[Path], typer.Option(help="test-clips: a list of your own, {kind: {link: [second, ...]}}")] = None,
+    list: Annotated[Optional[Path], typer.Option(
+        help="test-clips: a list of your own, {kind: {link: [second, ...]}}")] = None,
     size: Annotated[int, number("test-clips: side of the squares in pixels", 16, 8192)] = 1080,
 ):
     "Prepare photographs, videos and rendered scenes for training, or fetch the test clips; restartable."
     if out.name == "test-clips" and not (photos or clips or scenes): return fetch_test_clips(out, list, size)
     from deeplandscape.data.prepare import prepare_store
-    if not (photos or clips or scenes): raise InputError("Nothing to prepare; give --photos, --clips or --scenes.")
-    if resolution & (resolution - 1): raise InputError(f"{resolution} is no resolution of the generator; give 8, 16, 32, 64, 128 ...")
+    if not (photos or clips or scenes):
+        raise InputError("Nothing to prepare; give --photos, --clips or --scenes.")
+    if resolution & (resolution - 1):
+        raise InputError(f"{resolution} is no resolution of the generator; give 8, 16, 32, 64, 128 ...")
     check_folder(out)
     sizes = [2 ** k for k in range(3, resolution.bit_length())]
     store = prepare_store(out, photos, clips, scenes, sizes, max_frames=max_frames, keep_moving=keep_moving)

@@ -21,14 +21,15 @@ from ..core import InputError
 # %% ../../nbs/981_options.ipynb #981a555a
 def number(
     help: str,              # a line for --help
-    least=0,                # smallest value
+    least: int = 0,         # smallest value
     most=None,              # largest value; None: no limit
     *names: str,            # such as --out, -o; none: made from the name of the argument
 ):                          # for Annotated[int | float, ...]
     "An option that holds a number within limits."
     limits = f"from {least:,} to {most:,}" if most is not None else f"of at least {least:,}"
     def check(value):
-        if value is not None and not (math.isfinite(value) and least <= value <= (math.inf if most is None else most)):
+        if (value is not None and not (math.isfinite(value)
+                                       and least <= value <= (math.inf if most is None else most))):
             raise typer.BadParameter(f"{value} is not possible; give a number {limits}.")
         return value
     return typer.Option(*names, help=f"{help} ({limits})", callback=check)
@@ -37,15 +38,18 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
 Seed = Annotated[int, number("seed of every random choice", 0)]
 Fps = Annotated[int, number("frames per second", 1, 240)]
 Seconds = Annotated[float, number("length", 0.04, 20_000)]
-CodecName = Annotated[Optional[str], typer.Option(help="h264, h265, vp9, gif or webp; default: by the ending of the file")]
-Crf = Annotated[Optional[int], number("constant rate factor of the codec, less is better; default: its own", 0, 63)]
-Threads = Annotated[Optional[int], number("threads; default: OMP_NUM_THREADS, else by the size of the networks", 1, 4096)]
+CodecName = Annotated[Optional[str], typer.Option(
+    help="h264, h265, vp9, gif or webp; default: by the ending of the file")]
+Crf = Annotated[Optional[int], number("constant rate factor of the codec, less is better; default: its own",
+                                      0, 63)]
+Threads = Annotated[Optional[int], number(
+    "threads; default: OMP_NUM_THREADS, else by the size of the networks", 1, 4096)]
 
 # %% ../../nbs/981_options.ipynb #6ba7f41a
 class Terminated(BaseException):
     "Somebody asked this process to end."
 
-def terminate(*_):
+def terminate(*_) -> None:
     "Answer a signal."
     raise Terminated
 
@@ -53,13 +57,16 @@ def fault(
     error: BaseException,    # what was raised
 ) -> tuple:                  # a sentence, or None where it is a fault of the program; an exit code
     "What an error means to a person."
-    if isinstance(error, (KeyboardInterrupt, Terminated)): return str(error) or "stopped.", 143 if isinstance(error, Terminated) else 130
+    if isinstance(error, (KeyboardInterrupt, Terminated)):
+        return str(error) or "stopped.", 143 if isinstance(error, Terminated) else 130
     if isinstance(error, InputError): return str(error), 2
-    if hasattr(error, "format_message"): return " ".join(error.format_message().split()), 2          # of the parser
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError": return "The memory does not suffice; choose a smaller size or batch.", 2
+    if hasattr(error, "format_message"): return " ".join(error.format_message().split()), 2  # of the parser
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "The memory does not suffice; choose a smaller size or batch.", 2
     if isinstance(error, BrokenPipeError): return "The output was closed.", 2
     if isinstance(error, OSError) and error.errno:
-        advice = "free some space." if error.errno == errno.ENOSPC else "choose another place, or change its permissions."
+        advice = ("free some space." if error.errno == errno.ENOSPC
+                  else "choose another place, or change its permissions.")
         return f"{error.filename or 'A file'}: {os.strerror(error.errno).lower()}; {advice}", 2
     return None, 1
 

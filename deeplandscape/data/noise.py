@@ -25,9 +25,9 @@ def _mix(h):
 
 # %% ../../nbs/10_noise.ipynb #7125de3c
 def hash_uniform(
-    seeds,     # int64 tensor, any shape
-    *keys,     # names, integers or int64 tensors that broadcast with seeds
-):
+    seeds: torch.Tensor,  # int64 tensor, any shape
+    *keys: str | int | torch.Tensor,  # names, integers or int64 tensors that broadcast with seeds
+) -> torch.Tensor:
     "Uniform numbers in [0, 1), float32, that depend on seeds and keys alone."
     h = _mix(seeds)
     for key in keys:
@@ -50,12 +50,12 @@ def _over(below, above, mask):
 
 # %% ../../nbs/10_noise.ipynb #fdea5da4
 def noise_tile(
-    seeds,          # int64 (B,)
-    name,           # which tile of the scene
-    beta=1.6,       # amplitude falls as 1 / frequency**beta
-    lowest=1.0,     # frequencies below this are left out, cycles per tile
-    side=64,        # pixels per period
-):
+    seeds: torch.Tensor,  # int64 (B,)
+    name: str,      # which tile of the scene
+    beta: float = 1.6,  # amplitude falls as 1 / frequency**beta
+    lowest: float = 1.0,  # frequencies below this are left out, cycles per tile
+    side: int = 64,  # pixels per period
+) -> torch.Tensor:
     "Periodic noise of unit variance and its slopes along u and v, the last row and column wrapped."
     if len(seeds) == 1:     # the inverse FFT of a single tile rounds otherwise than that of a batch
         return noise_tile(seeds.repeat(2), name, beta, lowest, side)[:1]
@@ -72,10 +72,10 @@ def noise_tile(
 
 # %% ../../nbs/10_noise.ipynb #2d73c41f
 def sample_tile(
-    tile,      # (B, C, side + 1, side + 1) wrapped tile
-    u,         # (B, H, W) horizontal coordinate, period 1
-    v,         # (B, H, W) vertical coordinate, period 1
-):
+    tile: torch.Tensor,  # (B, C, side + 1, side + 1) wrapped tile
+    u: torch.Tensor,  # (B, H, W) horizontal coordinate, period 1
+    v: torch.Tensor,  # (B, H, W) vertical coordinate, period 1
+) -> torch.Tensor:
     "Bilinear values of a periodic tile at (u, v): (B, C, H, W)."
     u, v = torch.broadcast_tensors(u, v)
     grid = (torch.stack([u - u.floor(), v - v.floor()], -1) * 2 - 1).expand(len(tile), -1, -1, -1)
@@ -93,14 +93,14 @@ def _lattice(seeds, name, cells, first_key=0):
 
 # %% ../../nbs/10_noise.ipynb #cf0913d3
 def ridge_line(
-    seeds,        # int64 (B,)
-    name,         # which line of the scene
-    x,            # (1, W) coordinate
-    frequency,    # of the coarsest octave, cycles per unit of x
-    octaves=6,    # number of octaves
-    gain=0.5,     # amplitude ratio between octaves
-    smooth=False, # rounded instead of broken
-):
+    seeds: torch.Tensor,  # int64 (B,)
+    name: str,    # which line of the scene
+    x: torch.Tensor,  # (1, W) coordinate
+    frequency: float,  # of the coarsest octave, cycles per unit of x
+    octaves: int = 6,  # number of octaves
+    gain: float = 0.5,  # amplitude ratio between octaves
+    smooth: bool = False, # rounded instead of broken
+) -> torch.Tensor:
     "Fractal broken line as from midpoint displacement: (B, W), about 0..1."
     column = lambda values: torch.tensor(list(values), device=x.device)[:, None]
     p = x * column(frequency * 2**k for k in range(octaves)) + column(17.3 * k for k in range(octaves))

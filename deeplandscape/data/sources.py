@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import os
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -41,7 +42,7 @@ def _walk(label: str, top, refused: list, seen: set = None):
         refused.append(dict(name=f"{label}/", why=f"cannot be opened ({os.strerror(error.errno).lower()})"))
         return
     if (place.st_dev, place.st_ino) in seen:
-        return  # a link back to where we were
+        return  # a link back to a folder already visited
     seen.add((place.st_dev, place.st_ino))
     yield label, Path(top), [n for n in names if not n.endswith("/")]
     for name in (n[:-1] for n in names if n.endswith("/")):
@@ -58,7 +59,7 @@ def _labelled(given, known: dict) -> dict:
     out = {}
     for path, target in zip(given, real):
         if any(other in target.parents for other in real):
-            continue  # it comes with the folder it lies in
+            continue  # found through the folder that contains it
         path = Path(os.path.abspath(path))
         names = itertools.chain([path.name, f"{path.name} ({path.parent.name})"],
                                 (f"{path.name} ({k})" for k in itertools.count(2)))
@@ -81,9 +82,10 @@ def _photos(labelled: dict, refused: list):
 
 # %% ../../nbs/13_sources.ipynb #3ca43cbc
 def find_photos(
-    folders,  # a folder or a list of folders, searched to the bottom; single pictures are allowed
+    # a folder or a list of folders, searched to the bottom; single pictures are allowed
+    folders: str | Path | Iterable[str | Path],
 ) -> list:  # of (name, path)
-    "All pictures below the folders, with names that tell them apart."
+    "All pictures below the folders, with unique names."
     return list(_photos(_labelled(folders, {}), []))
 
 # %% ../../nbs/13_sources.ipynb #18553d60
@@ -104,7 +106,7 @@ def _clips(labelled: dict, refused: list):
     for label, top in labelled.items():
         if top.is_file():
             if not _is_video(top):
-                raise InputError(f"{top} is no video; give an mp4 or webm file or a folder of frames.")
+                raise InputError(f"{top} is not a video; give an mp4 or webm file or a folder of frames.")
             yield label, top
             continue
         for inner, place, names in _walk(label, top, refused):
@@ -116,7 +118,8 @@ def _clips(labelled: dict, refused: list):
 
 # %% ../../nbs/13_sources.ipynb #ff424922
 def find_clips(
-    places,  # video files, folders of frames, folders of either; one or a list
+    # video files, folders of frames, folders of either; one or a list
+    places: str | Path | Iterable[str | Path],
 ) -> list:  # of (name, path of a video or of a folder of frames)
     "All clips at the places given."
     return list(_clips(_labelled(places, {}), []))
@@ -126,7 +129,7 @@ def _video_frames(path: Path, short_side: int):
     "Pillow frames of a video, upright, reduced to the shorter side but never enlarged."
     first = list(itertools.islice(iterate_video(path), 2))  # the frame rate and a frame
     if len(first) < 2:
-        raise InputError(f"{path} holds no frame; give another video.")
+        raise InputError(f"{path} has no frames; give another video.")
     stream = iterate_video(path, short_side=short_side if min(first[1].shape[1:]) > short_side else None)
     for frame in itertools.islice(stream, 1, None):
         yield Image.fromarray(frame.permute(1, 2, 0).numpy())
@@ -142,11 +145,11 @@ def _clip_frames(path: Path, short_side: int, bad: list):
         try:
             yield name.name, open_photo(name, short_side=short_side)
         except InputError:
-            bad.append(name.name)  # one bad frame does not spoil a series
+            bad.append(name.name)  # a series may have a bad frame
 
 # %% ../../nbs/13_sources.ipynb #2c2746e2
 def _thin(frames, most: int, keep=lambda frame: frame) -> list:
-    "keep(frame) for at most so many of the frames, evenly spaced, in one pass."
+    "keep(frame) for at most `most` frames, evenly spaced, in one pass."
     kept, step = [], 1
     for k, frame in enumerate(frames):
         if k % step:
@@ -167,7 +170,7 @@ def _grey(frame: Image.Image) -> Image.Image:
 
 
 def _follow(a: np.ndarray, b: np.ndarray):
-    "Corners of grey picture a that are found again in b: (n, 2) before and after."
+    "Corners of the grey picture a tracked to b: (n, 2) before and after."
     top = int(0.4 * len(a))
     corners = sorted(cv2.FastFeatureDetector_create(25).detect(a[top:]), key=lambda c: -c.response)[:200]
     if len(corners) < 12:
@@ -181,10 +184,10 @@ def _follow(a: np.ndarray, b: np.ndarray):
 
 # %% ../../nbs/13_sources.ipynb #b112cb7b
 def camera_motion(
-    frames,  # Pillow images of one clip in order of time
+    frames: Sequence[Image.Image],  # Pillow images of one clip in order of time
     steps: int = 12,  # pairs of frames looked at
-) -> float:  # 0 the camera stands still ... 1 it moves all the time
-    "The share of steps through a clip in which the whole land moves as one."
+) -> float:  # 0 the camera never moves ... 1 it always moves
+    "The share of steps through a clip in which all of the land moves together."
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(steps + 1, len(frames))).round().astype(int))
     grey, moved = [np.asarray(_grey(frames[i])) for i in chosen], 0
     for a, b in zip(grey, grey[1:]):

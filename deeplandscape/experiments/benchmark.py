@@ -34,22 +34,23 @@ from ..perception.network import perceptual_loss, PerceptualLoss, VGG19Features
 from ..training.losses import r1_penalty
 from ..training.plan import _Flops
 from ..photo.fixed import fixed_generator, fixed_perception
-from ..photo.inversion import Adam, algorithm_2, descend, fine_tune, STEADY, Plateau, Settings, State, Target, variables
+from ..photo.inversion import (
+    Adam, algorithm_2, descend, fine_tune, Plateau, Settings, State, STEADY, Target, variables)
 
 # %% ../../nbs/88_benchmark.ipynb #6aec57fb
 class PlainUp(UpConv2d):
     "Nearest-neighbour up-sampling, then the 3x3 convolution."
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         return F.conv2d(F.interpolate(x, scale_factor=2), self.weight * self.scale, self.bias, padding=1)
 
 class PlainDown(DownConv2d):
     "The 3x3 convolution, then the 2x2 average."
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         return F.avg_pool2d(F.conv2d(x, self.weight * self.scale, self.bias, padding=1), 2)
 
 class PlainAdaIN(AdaIN):
     "Instance normalisation, then scale and shift."
-    def forward(self, x, w):
+    def forward(self, x: torch.Tensor, w):
         gamma, beta = self.affine(w)[:, :, None, None].chunk(2, dim=1)
         return gamma * F.instance_norm(x) + beta
 
@@ -71,7 +72,7 @@ def ours(
 def interleaved(
     jobs: dict,          # name: function without arguments
     repeats: int = 5,    # rounds that count
-    device="cpu",
+    device: str | torch.device = "cpu",
     warm: int = 1,       # rounds before them
 ) -> dict[str, float]:
     "Median seconds of each job, measured in turns."
@@ -95,10 +96,10 @@ def count_flops(
 
 # %% ../../nbs/88_benchmark.ipynb #1c8de458
 def large_convolution(
-    device="cpu",
+    device: str | torch.device = "cpu",
     size: int = 64,                 # side in pixels
     channels: int = 256,            # in and out
-    dtype=torch.float32,
+    dtype: torch.dtype = torch.float32,
 ):
     "A convolution that the machine does as fast as it can; as a function, with its FLOPs."
     batch = 1 if torch.device(device).type == "cpu" else 64
@@ -116,9 +117,9 @@ def forward_speed(
     config: GeneratorConfig = GeneratorConfig(),   # sizes
     batch: int = 1,
     repeats: int = 5,
-    device="cpu",
+    device: str | torch.device = "cpu",
 ) -> pd.DataFrame:
-    "Plain and our generator, same weights and latents; `attrs` hold the convolution rate and the largest relative difference."
+    "Plain and our generator, same weights and latents; `attrs` hold rate and largest difference."
     G = Generator(config).to(device).eval()
     latents = Latents.sample(config, range(batch), device=device)
     nets, (convolution, flop) = {"plain": plain(G), "ours": ours(G)}, large_convolution(device)
@@ -166,7 +167,7 @@ def step_speed(
     batch: int = 2,
     repeats: int = 3,
     lazy: int = 8,          # with lazy R1: one penalty in so many steps
-    device="cpu",
+    device: str | torch.device = "cpu",
 ) -> pd.DataFrame:
     "A training step with R1, without, and lazily, of plain and our networks, and of ours in mixed precision."
     G, D = Generator(config).to(device), Discriminator(config).to(device)
@@ -210,7 +211,7 @@ def image_cost(
     resolutions=(32, 64, 128, 256),
     batches=(1, 3),                                # the cost is the difference, divided
     repeats: int = 5,
-    device="cpu",
+    device: str | torch.device = "cpu",
 ) -> pd.DataFrame:
     "Seconds and GFLOP that one more image adds to our forward pass, by resolution."
     G, (fewer, more) = ours(Generator(config).to(device).eval()), batches
@@ -236,7 +237,7 @@ def precision_speed(
     resolutions=(128, 256),
     batch: int = 16,
     repeats: int = 5,
-    device="cuda",
+    device: str | torch.device = "cuda",
 ) -> pd.DataFrame:
     "Images per second and share of the measured peak, by resolution, job and precision."
     rows = []
@@ -265,7 +266,7 @@ def precision_speed(
 # %% ../../nbs/88_benchmark.ipynb #915dd26c
 def inversion_step(
     G: Generator,
-    photo,                           # (B, 3, R, R)
+    photo: torch.Tensor,             # (B, 3, R, R)
     perceptual: PerceptualLoss,
     weights: bool = False,           # gradients for the weights of G as well
     again: bool = False,             # the photograph's features in every iteration
@@ -301,7 +302,7 @@ def inversion_speed(
     batch: int = 4,                # photographs at once in the last line
     repeats: int = 3,
     perceptual=None,               # network of the perceptual loss; None: VGG19's layers with random weights
-    device="cpu",
+    device: str | torch.device = "cpu",
 ) -> pd.DataFrame:
     "Seconds per photograph and iteration of the inversion, from the released program's loop to ours."
     perceptual = (perceptual or PerceptualLoss(VGG19Features().eval().requires_grad_(False).to(device),
@@ -331,20 +332,26 @@ def iteration_speed(
     batch: int = 4,         # photographs at once in the third line
     steps: int = 10,        # in each round
     repeats: int = 3,
-    device="cpu",
+    device: str | torch.device = "cpu",
 ) -> pd.DataFrame:
     "Seconds per photograph and iteration of the inversion, and the multiple of the floor."
     G, n = copy.deepcopy(G).to(device).eval().requires_grad_(False), G.config.levels
     perceptual, size = perceptual or perceptual_loss("embedded", device), G.config.resolution
-    photos, mask = torch.rand(batch, 3, size, size, device=device) * 2 - 1, (torch.arange(size, device=device) < size // 2).float().view(1, 1, -1, 1)
-    style, maps = mean_style(G)[:, None].repeat(1, 2 * n, 1), lambda B: [torch.zeros(B, 1, G.config.size(i), G.config.size(i), device=device) for i in range(n)]
+    photos, mask = torch.rand(batch, 3, size, size,
+                              device=device) * 2 - 1, (
+                                  torch.arange(size, device=device) < size // 2).float().view(1, 1, -1, 1)
+    style, maps = mean_style(
+        G)[:, None].repeat(1, 2 * n, 1), lambda B: [
+            torch.zeros(B, 1, G.config.size(i), G.config.size(i), device=device) for i in range(n)]
     settings = replace(STEADY, iterations=steps, tune_iterations=steps)
     def latents(fixed, B):
         net, eye = (fixed_generator(G), fixed_perception(perceptual)) if fixed else (G, perceptual)
-        targets, W = [Target(photos[:B], eye, m.expand(B, -1, -1, -1)) for m in (mask, 1 - mask)], style.repeat(B, 1, 1)
+        targets, W = [Target(photos[:B], eye, m.expand(B, -1, -1, -1))
+                      for m in (mask, 1 - mask)], style.repeat(B, 1, 1)
         return lambda: algorithm_2(net, State(W.clone(), maps(B), maps(B)), W, *targets, settings)
     whole = Target(photos[:1], fixed_perception(perceptual))
-    jobs = {"latents, plain": latents(False, 1), "latents, fixed weights": latents(True, 1), f"the same, {batch} together": latents(True, batch),
+    jobs = {"latents, plain": latents(False, 1), "latents, fixed weights": latents(True, 1),
+            f"the same, {batch} together": latents(True, batch),
             "fine-tuning": lambda: fine_tune(G, State(style, maps(1), maps(1)), whole, settings)}
     count = {name: steps * (batch if "together" in name else 1) for name in jobs}
     convolution, flop = large_convolution(device)
@@ -394,7 +401,7 @@ def benchmark(
     batch: int = 2,               # of the training step
     repeats: int = 3,
     lazy: int = 8,                # one R1 penalty in so many steps
-    device="auto",
+    device: str | torch.device = "auto",
     say=print,                    # shows each table when it is there
     photos: int = 4,              # inverted together
 ) -> dict[str, pd.DataFrame]:
@@ -419,10 +426,10 @@ def benchmark(
 
 # %% ../../nbs/88_benchmark.ipynb #b610b6ee
 def save_benchmark(
-    path,                               # file to write, .json
+    path: str | Path,                   # file to write, .json
     tables: dict[str, pd.DataFrame],    # of benchmark
     **about,                            # width, device ...
-):
+) -> None:
     "Write the tables and what they were measured on as JSON."
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     about |= dict(torch=torch.__version__, machine=platform.machine(), system=platform.system(),

@@ -37,7 +37,8 @@ def sliced_wasserstein(
 ) -> list[float]:              # from fine to coarse, percent of the deviation of the reference's patches
     "Distance of 7x7 patches, band by band, over as many images as the smaller set has."
     draw, count, found = torch.Generator().manual_seed(seed), min(len(images), len(reference)), []
-    for ours, theirs in zip(laplacian_pyramid(images[:count], bands), laplacian_pyramid(reference[:count], bands)):
+    for ours, theirs in zip(laplacian_pyramid(images[:count], bands),
+                            laplacian_pyramid(reference[:count], bands)):
         def some(x):
             every = F.unfold(x, 7).transpose(1, 2)
             place = torch.randint(every.shape[1], (count, patches), generator=draw)
@@ -55,11 +56,14 @@ def precision_recall(
     k: int = 3,            # neighbour that decides a ball's radius
 ) -> tuple[float, float]:
     "Precision and recall by k-nearest-neighbour balls (Kynkäänniemi et al. 2019)."
-    if min(len(features), len(reference)) <= k: raise InputError(f"Precision and recall need more than {k} images on either side.")
+    if min(len(features), len(reference)) <= k:
+        raise InputError(f"Precision and recall need more than {k} images on either side.")
     x, y = features.double(), reference.double()
-    radius = lambda t: torch.cdist(t, t).kthvalue(k + 1, dim=1).values           # the first neighbour is the point itself
+    # the first neighbour is the point itself
+    radius = lambda t: torch.cdist(t, t).kthvalue(k + 1, dim=1).values
     apart = torch.cdist(x, y)
-    return ((apart <= radius(y)[None]).any(dim=1).double().mean().item(), (apart <= radius(x)[:, None]).any(dim=0).double().mean().item())
+    return ((apart <= radius(y)[None]).any(dim=1).double().mean().item(),
+            (apart <= radius(x)[:, None]).any(dim=0).double().mean().item())
 
 # %% ../../nbs/58_coverage.ipynb #977e0ed7
 def mean_distance(

@@ -97,10 +97,10 @@ def kernel_distance(
 @torch.no_grad()
 def pooled_features(
     images: torch.Tensor,           # (n, 3, H, W) in [-1, 1]
-    by="embedded",                  # Extractor or its name: "embedded", "inception", "random"
+    by: str = "embedded",           # Extractor or its name: "embedded", "inception", "random"
     batch: int = 32,                # images at a time
     side: int = None,               # pixels that the embedded one looks at; None: 64
-    device="cpu",                   # where it computes
+    device: str | torch.device = "cpu",  # where it computes
     contrast: float = 1.0,          # 0.5 and brighter: as the released program feeds Inception
     span: str = "auto",             # range of the images, see `as_pictures`
 ) -> torch.Tensor:                  # (n, d) float64
@@ -130,7 +130,7 @@ def compare_sets(
     real,                           # (n, d) features
     fake,                           # (m, d) features
     kind: str = "frechet",          # "frechet" or "kernel"
-    by="embedded",                  # what made the features: Extractor or its name
+    by: str = "embedded",           # what made the features: Extractor or its name
     resamples: int = 30,            # bootstrap draws
     seed: int = 0,                  # of the draws
     **protocol,                     # whatever else one must know
@@ -156,11 +156,11 @@ def compare_sets(
 @torch.no_grad()
 def clip_features(
     clips,                       # (n, T, 3, H, W), or n tensors (T, 3, H, W): uint8 or in [-1, 1]
-    by="embedded-video",         # Extractor, its name, or a TorchScript file of I3D's interface
+    by: str = "embedded-video",  # Extractor, its name, or a TorchScript file of I3D's interface
     frames: int = 16,            # of each clip
     stride: int = 1,             # every how many-th frame
     start: int = 0,              # the first one
-    device="cpu",                # where it computes
+    device: str | torch.device = "cpu",  # where it computes
 ) -> torch.Tensor:               # (n, d) float64
     "One feature vector per clip."
     by = by if isinstance(by, Extractor) else extractor(by, device)
@@ -180,10 +180,10 @@ def clip_features(
 def compare_videos(
     real,                        # (n, T, 3, H, W), or n tensors (T, 3, H, W)
     fake,                        # (m, T, 3, H, W), or m tensors
-    by="embedded-video",         # Extractor, its name ("i3d" for FVD), or a TorchScript file
+    by: str = "embedded-video",  # Extractor, its name ("i3d" for FVD), or a TorchScript file
     frames: int = 16,            # of each clip
     stride: int = 1,             # every how many-th frame
-    device="cpu",                # where it computes
+    device: str | torch.device = "cpu",  # where it computes
     **options,                   # resamples, seed and further entries of the protocol
 ) -> Measurement:
     "Frechet video distance between two sets of videos: FVD when I3D measures it."

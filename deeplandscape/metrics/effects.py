@@ -26,17 +26,19 @@ def region_change(
     b: Tensor,        # (B, 3, H, W)
     static: Tensor,   # (B, 1, H, W) share of static ground in each pixel
 ) -> dict:            # moving, static, structure
-    "Mean |difference| on [0, 1] in moving and static regions, and the change of structure in the static ones."
+    "Mean |difference| on [0, 1] in moving and static regions, and the change of the static structure."
     a, b = a.clamp(-1, 1), b.clamp(-1, 1)
     change = (a - b).abs().mean(dim=1, keepdim=True) / 2
     mean = lambda x, w: ((x * w).sum() / w.sum().clamp(min=1e-6)).item()
     land = (static > 0.5).float()
     fine = [x.mean(dim=1, keepdim=True) for x in (a, b)]
     fine = [x - F.avg_pool2d(x, 5, stride=1, padding=2, count_include_pad=False) for x in fine]
-    products = [(x * y * land).sum(dim=(1, 2, 3)) for x, y in ((fine[0], fine[1]), (fine[0], fine[0]), (fine[1], fine[1]))]
+    products = [(x * y * land).sum(dim=(1, 2, 3))
+                for x, y in ((fine[0], fine[1]), (fine[0], fine[0]), (fine[1], fine[1]))]
     correlation = products[0] / (products[1] * products[2]).sqrt().clamp(min=1e-6)
     enough = (land.mean(dim=(1, 2, 3)) > 0.05).float()
-    return dict(moving=mean(change, 1 - static), static=mean(change, static), structure=1 - mean(correlation, enough))
+    return dict(moving=mean(change, 1 - static), static=mean(change, static),
+                structure=1 - mean(correlation, enough))
 
 # %% ../../nbs/56_effects.ipynb #91939eaf
 def real_changes(
@@ -44,12 +46,13 @@ def real_changes(
     n: int = 64,            # scenes
     seed: int = 0,
 ) -> dict[str, dict]:       # clouds, light: as region_change
-    "How much real pairs of rendered frames differ: other clouds under the same light, and another light over the same clouds."
+    "Differences of real pairs of rendered frames: other clouds in the same light, and the reverse."
     seeds = scene_seeds("val", 1000 * seed, n)
     ones = torch.ones_like(seeds)
     frames = lambda light, cloud: render(seeds, sample_weather(seeds, light * ones, cloud * ones), resolution)
     base = frames(1, 1)
-    return {name: region_change(base.images, other.images, base.static) for name, other in (("clouds", frames(1, 2)), ("light", frames(2, 1)))}
+    return {name: region_change(base.images, other.images, base.static)
+            for name, other in (("clouds", frames(1, 2)), ("light", frames(2, 1)))}
 
 # %% ../../nbs/56_effects.ipynb #38368e23
 LATENTS = ("z_st", "z_dyn", "S_st", "S_dyn")
@@ -62,7 +65,7 @@ def latent_effects(
     n: int = 32,              # scenes
     seed: int = 0,
     segment=None,             # images (B, 3, H, W) -> (B, 3, H, W) shares; None: whole pictures only
-) -> dict[str, float]:        # "S_dyn"; with `segment` also "S_dyn_moving", "S_dyn_static", "S_dyn_structure" ...
+) -> dict[str, float]:  # "S_dyn"; with `segment` also "S_dyn_moving", "S_dyn_static", "S_dyn_structure" ...
     "Mean absolute change of the image, on a scale of [0, 1], when each set of latents alone is drawn anew."
     device = next(G.parameters()).device
     a, b = (Latents.sample(G.config, range(s, s + n), level, device) for s in (seed, seed + n))
@@ -83,11 +86,14 @@ def dynamics_table(
 ) -> list[dict]:         # rows
     "What each set of latents changes in moving and static regions, beside real pairs."
     effects, real = latent_effects(G, n=n, seed=seed, segment=segment), real_changes(G.config.resolution, n)
-    rows = {f"{name} alone": {w: effects[f"{name}_{w}"] for w in ("moving", "static", "structure")} for name in ("S_dyn", "z_dyn", "S_st")}
-    rows |= {"real: same light, other clouds": real["clouds"], "real: same clouds, other light": real["light"]}
+    rows = {f"{name} alone": {w: effects[f"{name}_{w}"] for w in ("moving", "static", "structure")}
+            for name in ("S_dyn", "z_dyn", "S_st")}
+    rows |= {"real: same light, other clouds": real["clouds"],
+             "real: same clouds, other light": real["light"]}
     like = {"S_dyn alone": real["clouds"], "z_dyn alone": real["light"]}
     return [dict(change=name, **row, moving_over_static=row["moving"] / max(row["static"], 1e-6),
-                 share_of_real=row["moving"] / like[name]["moving"] if name in like else math.nan) for name, row in rows.items()]
+                 share_of_real=row["moving"] / like[name]["moving"] if name in like else math.nan)
+                 for name, row in rows.items()]
 
 # %% ../../nbs/56_effects.ipynb #fb6c8a45
 def drift(
@@ -106,7 +112,8 @@ def warp_test(
     n: int = 16,          # scenes
     draws: int = 8,       # other dynamic maps per scene, for the mean
     seed: int = 0,
-) -> dict:                # moved (widths), correlation there, correlation without displacement, curve [(displacement, correlation)]
+# moved (widths), correlation there, correlation without displacement, curve [(displacement, correlation)]
+) -> dict:
     "How far the content moves when the dynamic maps move."
     device = next(G.parameters()).device
     sample = lambda k: Latents.sample(G.config, range(seed + k * n, seed + (k + 1) * n), device=device)
@@ -117,7 +124,8 @@ def warp_test(
     width, curve = before.shape[-1], []
     for d in range(-width // 2, width // 2):
         x, y = before[..., max(0, -d):width - max(0, d)], after[..., max(0, d):width + min(0, d)]
-        curve.append((d / width, ((x * y).sum() / (x.square().sum() * y.square().sum()).sqrt().clamp(min=1e-9)).item()))
+        curve.append((d / width, ((x * y).sum()
+                                  / (x.square().sum() * y.square().sum()).sqrt().clamp(min=1e-9)).item()))
     moved, correlation = max(curve, key=lambda p: p[1])
     return dict(moved=moved, correlation=correlation, unmoved=dict(curve)[0.0], curve=curve)
 
@@ -138,7 +146,8 @@ def level_table(
         mixed = [new if k == level else old for k, (old, new) in enumerate(zip(a.S_dyn, b.S_dyn))]
         found = region_change(base, G(a.replace(S_dyn=mixed)), static)
         moving, static_change = found["moving"], found["static"]
-        rows.append(dict(px=G.config.size(level), moving=moving, static=static_change, moving_over_static=moving / max(static_change, 1e-6)))
+        rows.append(dict(px=G.config.size(level), moving=moving, static=static_change,
+                         moving_over_static=moving / max(static_change, 1e-6)))
     return rows
 
 # %% ../../nbs/56_effects.ipynb #726f2464
@@ -147,7 +156,7 @@ def amplify(
     G: Generator,
     factor: float,
     level: int,
-):
+) -> None:
     "Multiply the strengths of S_dyn at a level, in place."
     for noise in G.blocks[level].noise_dyn: noise.weight.mul_(factor)
 
@@ -161,7 +170,7 @@ def match_motion(
     seed: int = 10_000,   # of the scenes: other ones than those it will be measured on
     most: float = 8.0,    # largest factor
 ) -> float:               # the factor
-    "Amplify S_dyn in place, at the level that serves best, until, drawn anew alone, it changes sky and water as much as wanted."
+    "Amplify S_dyn in place, at its best level, until it alone changes sky and water as much as wanted."
     table = level_table(G, segment, min(n, 64), seed)
     carrying = [k for k, row in enumerate(table) if row["moving"] >= max(row["moving"] for row in table) / 4]
     level = max(carrying, key=lambda k: table[k]["moving_over_static"])
@@ -176,10 +185,12 @@ def match_motion(
     factors = [most ** (k / 8) for k in range(-8, 9)]
     high = next((factor for factor in factors if change(factor) >= wanted), None)
     if high is None:
-        raise InputError(f"S_dyn does not change sky and water by {wanted:.3f} at any strength up to {most:g} times its own: "
+        raise InputError(f"S_dyn does not change sky and water by {wanted:.3f} at any strength up to "
+                         f"{most:g} times its own: "
                          "train on, or ask for a smaller share.")
     low = high / most ** (1 / 8)
-    while high / low > 1.01: low, high = (middle, high) if change(middle := math.sqrt(low * high)) < wanted else (low, middle)
+    while high / low > 1.01:
+        low, high = (middle, high) if change(middle := math.sqrt(low * high)) < wanted else (low, middle)
     amplify(G, high, level)
     return high
 
@@ -188,11 +199,12 @@ def match_motion_of(
     path,                 # generator file, changed once
     segment,              # images (B, 3, H, W) -> (B, 3, H, W) shares of static, sky, water
     share: float = 0.9,   # of what real pairs with other clouds differ in sky and water
-    device="cpu",         # where it computes
+    device: str | torch.device = "cpu",  # where it computes
 ) -> float:               # the factor
     "Amplify S_dyn in a file; the factor is written into it, and a file that has one is left alone."
     G = load_generator(path, device=device)
-    if "amplified" not in G.meta: save_generator(path, G, G.meta | {"amplified": round(match_motion(G, segment, share), 4)})
+    if "amplified" not in G.meta:
+        save_generator(path, G, G.meta | {"amplified": round(match_motion(G, segment, share), 4)})
     return load_generator(path).meta["amplified"]
 
 # %% ../../nbs/56_effects.ipynb #8c531deb
@@ -223,7 +235,8 @@ def walk(
     for t in torch.linspace(0, math.pi / 2, frames).tolist():
         between = lambda x, y: math.cos(t) * x + math.sin(t) * y
         maps = {k: [between(x, y) for x, y in zip(getattr(a, k), getattr(b, k))] for k in ("S_st", "S_dyn")}
-        yield image_grid(G(Latents(between(a.z_st, b.z_st), between(a.z_dyn, b.z_dyn), **maps)).clamp(-1, 1).cpu(), columns=n)
+        yield image_grid(G(Latents(between(a.z_st, b.z_st), between(a.z_dyn, b.z_dyn),
+                                   **maps)).clamp(-1, 1).cpu(), columns=n)
 
 # %% ../../nbs/56_effects.ipynb #cb4192b4
 def nearest(

@@ -44,7 +44,7 @@ class LightReader:
                  unseen: int = 150,      # rendered scenes that measure its errors
                  size: int = 64,         # pixels
                  ridge: float = 10.0,    # penalty of the regression
-                 device="cpu"):          # where it computes
+                 device: str | torch.device = "cpu"):  # where it computes
         self.net = load_perception(device=device)
         batches = lambda split, n: [render(scene_seeds(split, i, min(50, n - i)), height=size, device=device)
                                     for i in range(0, n, 50)]
@@ -141,7 +141,7 @@ def clear(row):
     agree = max(abs(row["correlation low"]), abs(row["correlation high"]))
     return False if reach < 0.5 or agree < 0.5 or row["share high"] < 0.8 else None
 
-def still(row, limit=0.25):
+def still(row, limit: float = 0.25):
     "Does a measure stay where it is?"
     if -limit < row["change low"] and row["change high"] < limit: return True
     return False if row["change low"] > limit or row["change high"] < -limit else None
@@ -169,7 +169,7 @@ def hours_seen(
             for name, (a, b, p, q) in HOURS.items()}
 
 def profile_cosine(
-    profiles,       # (B, 2n): two profiles of n numbers, side by side, for each scene
+    profiles: Tensor,  # (B, 2n): two profiles of n numbers, side by side, for each scene
 ) -> float:
     "|cosine| of the two mean profiles."
     a, b = np.split(np.asarray(profiles, float).mean(0), 2)

@@ -25,11 +25,12 @@ def grey_detail(x, region):
     return g - gaussian_in(g, region.float(), max(2.0, min(x.shape[-2:]) / 10))
 
 def moved_first(first, region, homography, t):
-    "The first frame (1, 3, H, W) moved, and where it and its source lie in region and it has moved by 1.5 px (1, 1, H, W), bool."
+    "The first frame (1, 3, H, W) moved, and where it has moved 1.5 px within the region (1, 1, H, W), bool."
     grid = homography.grid(first.shape[-2:], torch.tensor([float(t)], dtype=torch.float64)).to(first)
     sample = lambda x, mode: F.grid_sample(x, grid, mode, "zeros", align_corners=True)
     far = wind_asked_for(homography, first.shape[-2:], t).norm(dim=0) > 1.5
-    return sample(first, "bicubic"), (region > 0.99) & (sample(region, "bilinear") > 0.99) & far.to(first.device)
+    return sample(first, "bicubic"), (region
+                                      > 0.99) & (sample(region, "bilinear") > 0.99) & far.to(first.device)
 
 # %% ../../nbs/59_moving.ipynb #20e413af
 def moved_and_stayed(
@@ -74,7 +75,8 @@ def shown_motion(
     power = float(((a * a * region).sum() / region.sum().clamp_min(1)).sqrt())
     weight = slope_in(a, region).double()
     if power < 1 / 255 or weight.sum() <= 0: return math.nan, math.nan
-    f, g = (torch.complex(*v.double()) for v in (search_flow(*(128 + 40 / power * x for x in (a, b))), asked.cpu()))
+    f, g = (torch.complex(*v.double())
+            for v in (search_flow(*(128 + 40 / power * x for x in (a, b))), asked.cpu()))
     c = (weight * g.conj() * f).sum() / (weight * g.abs().square()).sum().clamp_min(1e-12)
     return math.degrees(c.angle()), float(c.real)
 
@@ -160,12 +162,18 @@ def doubts(
     "What a person should know about a video, in sentences."
     value = lambda name, usual: usual if math.isnan(found.get(name, usual)) else found.get(name, usual)
     moved, stayed, turned = value("moved", 1), value("stayed", 0), value("turned, degrees", 0)
-    speed, sharp, drift = value("speed, of what was asked", 1), value("sharpness at least", 1), value("drift of colour, of 255", 0)
+    speed, sharp, drift = value("speed, of what was asked",
+                                1), value("sharpness at least", 1), value("drift of colour, of 255", 0)
     said = []
-    if stayed > 0.3 or moved < 0.6: said.append(f"Part of what should move stays in place: {moved:.0%} of its detail moves, {stayed:.0%} stays.")
-    if abs(turned) > 15: said.append(f"The motion is seen {abs(turned):.0f} degrees off the direction asked for.")
+    if stayed > 0.3 or moved < 0.6:
+        said.append(f"Part of what should move stays in place: {moved:.0%} of its detail moves, "
+                    f"{stayed:.0%} stays.")
+    if abs(turned) > 15:
+        said.append(f"The motion is seen {abs(turned):.0f} degrees off the direction asked for.")
     if not 0.7 < speed < 1.3: said.append(f"The motion is seen {speed:.1f} times as fast as asked for.")
-    if sharp < 0.8: said.append(f"What moves becomes blurred, down to {sharp:.0%} of the photograph's sharpness.")
+    if sharp < 0.8:
+        said.append(f"What moves becomes blurred, down to {sharp:.0%} of the photograph's sharpness.")
     if drift > 20: said.append(f"The colour of what moves changes by {drift:.0f} of 255.")
-    if found and math.isnan(found.get("moved", 0)): said.append("What moves is too plain, or moves too little, for its motion to be measured.")
+    if found and math.isnan(found.get("moved", 0)):
+        said.append("What moves is too plain, or moves too little, for its motion to be measured.")
     return said

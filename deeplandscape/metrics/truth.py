@@ -34,7 +34,8 @@ def flow_error(
     mean = lambda v: (v * weight).sum((0, 2, 3)) / weight.sum((0, 2, 3))
     epe, asked = (float(mean(v.square().sum(1, keepdim=True).sqrt())) for v in (flow - truth, truth))
     (a, b), (c, d) = mean(flow).tolist(), mean(truth).tolist()
-    angle = abs((math.degrees(math.atan2(b, a) - math.atan2(d, c)) + 180) % 360 - 180) if asked == asked else math.nan
+    angle = (abs((math.degrees(math.atan2(b, a) - math.atan2(d, c)) + 180) % 360 - 180) if asked == asked
+             else math.nan)
     return dict(epe=epe, asked=asked, relative=epe / asked if asked else math.nan, angle=angle)
 
 # %% ../../nbs/55_truth.ipynb #db58b326
@@ -43,7 +44,7 @@ def wind_error(
     homographies,              # n motion.Homography, as asked for
     masks=None,                # n tensors (1, 1, H, W), the moving region
     every: int = 1,            # frames between the two that are compared; more for slow winds
-    method="dis",              # see `flow.optical_flow`
+    method: str = "dis",       # see `flow.optical_flow`
     seed: int = 0,             # of the bootstrap
 ) -> dict:                     # "epe", "asked", "relative", "angle" -> Measurement
     "The flow of animations against the wind that was asked for."
@@ -53,9 +54,11 @@ def wind_error(
     for video, homography, mask in zip(videos, homographies, masks):
         flow = optical_flow(video[::every], method=method)
         rows.append(flow_error(flow, wind_asked_for(homography, video.shape[-2:], every), mask))
-    units = dict(epe="end-point error, px", asked="motion asked for, px", relative="end-point error, share of the motion",
+    units = dict(epe="end-point error, px", asked="motion asked for, px",
+                 relative="end-point error, share of the motion",
                  angle="angle to the motion asked for, degrees")
-    known = dict(flow=getattr(method, "name", method), every=every, frames=len(videos[0]), width=videos[0].shape[-1])
+    known = dict(flow=getattr(method, "name", method), every=every, frames=len(videos[0]),
+                 width=videos[0].shape[-1])
     return {k: measure([row[k] for row in rows], name, seed, **known) for k, name in units.items()}
 
 # %% ../../nbs/55_truth.ipynb #6c0b8ef0
@@ -77,7 +80,8 @@ def light_agreement(
     "Rank correlation of brightness with the elevation of the sun, mean over videos."
     masks = [None] * len(videos) if masks is None else masks
     rows = [rank_correlation(light_of(v, m)[:, 0], e) for v, e, m in zip(videos, elevations, masks)]
-    return measure(rows, "rank correlation of brightness with the sun's elevation", seed, frames=len(videos[0]))
+    return measure(rows, "rank correlation of brightness with the sun's elevation", seed,
+                   frames=len(videos[0]))
 
 # %% ../../nbs/55_truth.ipynb #b7c1d2e2
 @torch.no_grad()
@@ -91,7 +95,8 @@ def light_by_example(
     videos, device = [], next(G.parameters()).device
     for k, dawn in enumerate(dawns):
         latents = Latents.sample(G.config, [seed + k], device=device)
-        photos = F.interpolate(dawn.to(device), size=(G.config.resolution,) * 2, mode="bilinear", antialias=True, align_corners=False)
+        photos = F.interpolate(dawn.to(device), size=(G.config.resolution,) * 2, mode="bilinear",
+                               antialias=True, align_corners=False)
         maps = [[s.expand(len(dawn), -1, -1, -1) for s in S] for S in (latents.S_st, latents.S_dyn)]
         videos.append(G.synthesis(E(photos), *maps).clamp(-1, 1).cpu())
     return videos
@@ -132,7 +137,7 @@ def structure_distance(
 
 # %% ../../nbs/55_truth.ipynb #a3664eb7
 def leakage(
-    draw,                      # (static seeds, dynamic seeds), each (B,) -> images (B, 3, H, W), static mask (B, 1, H, W)
+    draw,  # (static seeds, dynamic seeds), each (B,) -> images (B, 3, H, W), static mask (B, 1, H, W)
     count: int = 24,           # draws of each kind
     first: int = 0,            # seed of the first
     batch: int = 12,           # at a time
@@ -145,18 +150,20 @@ def leakage(
         (x, mask), (x_d, _), (x_s, _) = draw(s, s + 10_000), draw(s, s + 20_000), draw(s + 30_000, s + 10_000)
         light = [light_of(v) for v in (x, x_d, x_s)]
         far = lambda i: (light[0] - light[i]).norm(dim=1)
-        rows.append(torch.stack([structure_distance(x, x_d, mask), structure_distance(x, x_s, mask), far(2), far(1)], 1))
+        rows.append(torch.stack([structure_distance(x, x_d, mask), structure_distance(x, x_s, mask), far(2),
+                                 far(1)], 1))
     rows, result = torch.cat(rows).double().numpy(), {}
     for k, name in enumerate(("land", "light")):
         kept = rows[:, 2 * k:2 * k + 2]
         kept = kept[~np.isnan(kept).any(1)]
         value = bootstrap(kept, lambda r: float(r[:, 0].mean() / max(r[:, 1].mean(), 1e-12)), seed=seed)
-        protocol = dict(metric=f"leakage into the {name}", items=len(rows), left_out=len(rows) - len(kept), first=first, seed=seed)
+        protocol = dict(metric=f"leakage into the {name}", items=len(rows), left_out=len(rows) - len(kept),
+                        first=first, seed=seed)
         result[name] = Measurement(*value, protocol)
     return result
 
 # %% ../../nbs/55_truth.ipynb #39d2bf64
-def scene_draw(size=48):
+def scene_draw(size: int = 48):
     "A `draw` for `leakage`: scenes whose place is static and whose weather is dynamic."
     def draw(static, dynamic):
         base = int(scene_seeds("test", 0, 1)[0])
@@ -177,6 +184,7 @@ def generator_draw(
     def draw(static, dynamic):
         latents = Latents.sample(G.config, static.tolist(), device=device)
         latents = latents.with_dynamic_of(Latents.sample(G.config, dynamic.tolist(), device=device))
-        images = G.synthesis(truncate(G.mapping(latents.z), mean, psi), latents.S_st, latents.S_dyn).clamp(-1, 1)
+        images = G.synthesis(truncate(G.mapping(latents.z), mean, psi), latents.S_st,
+                             latents.S_dyn).clamp(-1, 1)
         return images.cpu(), (segment(images)[:, :1] > 0.5).float().cpu()
     return draw

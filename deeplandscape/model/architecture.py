@@ -6,6 +6,8 @@
 __all__ = ['output_shapes', 'draw_architecture']
 
 # %% ../../nbs/28_architecture.ipynb #9265fa83
+from collections.abc import Callable
+
 from matplotlib.figure import Figure
 import matplotlib.pyplot as plt
 import torch
@@ -16,8 +18,8 @@ from .discriminators import Discriminator
 # %% ../../nbs/28_architecture.ipynb #957b898b
 def output_shapes(
     module: torch.nn.Module,     # any network
-    *inputs,                     # what it is called with; on the meta device it costs nothing
-    call=None,                   # what to call instead of the module itself
+    *inputs: object,             # what it is called with; on the meta device it costs nothing
+    call: Callable | None = None,  # what to call instead of the module itself
 ) -> list:                       # (name, kind, shape of the output) in the order of execution
     "Every submodule's name, class and output shape, as seen by forward hooks."
     seen, hooks = [], []
@@ -139,7 +141,7 @@ def draw_sampling(axes, top, pair_shapes, config) -> None:
 
 # %% ../../nbs/28_architecture.ipynb #74f8c042
 def draw_architecture(
-    config=GeneratorConfig(),    # sizes to draw; the paper's 256 px by default
+    config: GeneratorConfig = GeneratorConfig(),  # sizes to draw; the paper's 256 px by default
 ) -> Figure:
     "The paper's Figure 2 for any configuration: left G and M, right the sampling of a pair and D_dyn."
     G, D_dyn = Generator(config).to("meta"), Discriminator(config, frames=2).to("meta")

@@ -7,6 +7,7 @@ __all__ = ['GeneratorConfig', 'Latents', 'Mapping', 'Block', 'mix_styles', 'Gene
            'save_generator', 'load_generator']
 
 # %% ../../nbs/21_generator.ipynb #f72dfe34
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn, Tensor
@@ -28,22 +29,26 @@ class GeneratorConfig:
     channels: tuple[int, ...] = (512, 512, 512, 512, 256, 128, 64, 32, 16)   # of level 0, 1, ...
     mapping_layers: int = 8    # depth of M
     static_maps: bool = True   # False: one set of maps, all of it dynamic (an ablation: StyleGAN's own noise)
-    dynamic_gate: bool = False # True: G decides from its features where the dynamic map acts (beyond the paper)
+    # True: G decides from its features where the dynamic map acts (beyond the paper)
+    dynamic_gate: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "channels", tuple(self.channels))       # JSON brings lists
         if self.resolution < 8 or self.resolution & (self.resolution - 1):
-            raise InputError(f"The resolution must be a power of two from 8 on, not {self.resolution}.")
+            raise InputError(f"The resolution must be a power of two of at least 8, not {self.resolution}.")
         if not 0 <= self.z_dyn_dim < self.z_dim or min(self.w_dim, self.mapping_layers, *self.channels) < 1:
-            raise InputError(f"Sizes are whole numbers of at least 1, and z_dyn_dim is smaller than z_dim: {self}.")
+            raise InputError(
+                f"Sizes are whole numbers of at least 1, and z_dyn_dim is smaller than z_dim: {self}.")
         if len(self.channels) < self.levels:
-            raise InputError(f"{self.resolution} px need {self.levels} levels, but only {len(self.channels)} channel counts are given.")
+            raise InputError(
+                f"{self.resolution} px need {self.levels} levels, but only {len(self.channels)} "
+                "channel counts are given.")
 
     @property
-    def levels(self): return self.resolution.bit_length() - 2
+    def levels(self) -> int: return self.resolution.bit_length() - 2
     @property
-    def z_st_dim(self): return self.z_dim - self.z_dyn_dim
-    def size(self, level): return 4 * 2 ** level
+    def z_st_dim(self) -> int: return self.z_dim - self.z_dyn_dim
+    def size(self, level: int) -> int: return 4 * 2 ** level
 
 # %% ../../nbs/21_generator.ipynb #94c65956
 @dataclass(frozen=True)
@@ -55,22 +60,25 @@ class Latents:
     S_dyn: list[Tensor]    # the same
 
     @property
-    def z(self): return torch.cat([self.z_st, self.z_dyn], dim=1)
+    def z(self) -> Tensor: return torch.cat([self.z_st, self.z_dyn], dim=1)
 
     @classmethod
     def sample(cls,
                config: GeneratorConfig,       # sizes
-               seeds,                         # one integer for each item
+               seeds: Sequence[int],          # one integer for each item
                level: int | None = None,      # maps up to this level only; None: all
-               device="cpu"):                 # where the tensors go
+               device: str | torch.device = "cpu") -> "Latents":  # where the tensors go
         "Draw latents; item b depends on `seeds[b]` alone."
         draw = lambda shape, *keys: item_normal(shape, seeds, *keys, device=device)
         sizes = [config.size(i) for i in range((config.levels - 1 if level is None else level) + 1)]
         maps = lambda kind: [draw((1, s, s), kind, s) for s in sizes]
-        return cls(draw((config.z_st_dim,), "z_st"), draw((config.z_dyn_dim,), "z_dyn"), maps("S_st"), maps("S_dyn"))
+        return cls(draw((config.z_st_dim,), "z_st"), draw((config.z_dyn_dim,), "z_dyn"), maps("S_st"),
+                   maps("S_dyn"))
 
-    def with_dynamic_of(self, other): return replace(self, z_dyn=other.z_dyn, S_dyn=other.S_dyn)
-    def replace(self, **changes): return replace(self, **changes)
+    def with_dynamic_of(self, other: "Latents") -> "Latents":
+        return replace(self, z_dyn=other.z_dyn, S_dyn=other.S_dyn)
+
+    def replace(self, **changes: Tensor | list[Tensor]) -> "Latents": return replace(self, **changes)
 
 # %% ../../nbs/21_generator.ipynb #49d77e90
 class Mapping(nn.Sequential):
@@ -80,7 +88,7 @@ class Mapping(nn.Sequential):
         sizes = [config.z_dim] + [config.w_dim] * config.mapping_layers
         super().__init__(*(EqualLinear(a, b) for a, b in zip(sizes, sizes[1:])))
 
-    def forward(self, z):
+    def forward(self, z: Tensor) -> Tensor:
         w = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
         for layer in self: w = F.leaky_relu(layer(w), 0.2)
         return w
@@ -100,24 +108,28 @@ class Block(nn.Module):
         noises = lambda: nn.ModuleList([NoiseInput(channels), NoiseInput(channels)])
         self.noise_st = noises() if config.static_maps else None
         self.noise_dyn = noises()
-        self.gate = nn.ModuleList(EqualConv2d(channels, 1, kernel=1) for _ in range(2)) if config.dynamic_gate else None
+        self.gate = (nn.ModuleList(EqualConv2d(channels, 1, kernel=1) for _ in range(2))
+                     if config.dynamic_gate else None)
         for gate in self.gate or (): nn.init.zeros_(gate.weight)
         self.adain = nn.ModuleList([AdaIN(channels, config.w_dim), AdaIN(channels, config.w_dim)])
 
-    def add_maps_and_style(self, x, half, w, S_st, S_dyn):
+    def add_maps_and_style(self, x: Tensor, half: int, w: Tensor, S_st: Tensor, S_dyn: Tensor) -> Tensor:
         if self.gate is not None: S_dyn = S_dyn * 2 * torch.sigmoid(self.gate[half](x))
-        if self.fused or x.dtype == torch.bfloat16 and x.device.type == "cpu": return self.styled(x, half, w, S_st, S_dyn)
+        if self.fused or x.dtype == torch.bfloat16 and x.device.type == "cpu":
+            return self.styled(x, half, w, S_st, S_dyn)
         if self.noise_st is not None: x = self.noise_st[half](x, S_st)
         return self.adain[half](F.leaky_relu(self.noise_dyn[half](x, S_dyn), 0.2), w)
 
-    def styled(self, x, half, w, S_st, S_dyn):
+    def styled(self, x: Tensor, half: int, w: Tensor, S_st: Tensor, S_dyn: Tensor) -> Tensor:
         "The same in one step: for bfloat16, and where `fused` asks for it."
-        kinds = [(noise[half], S) for noise, S in ((self.noise_st, S_st), (self.noise_dyn, S_dyn)) if noise is not None]
+        kinds = [(noise[half], S) for noise, S in ((self.noise_st, S_st), (self.noise_dyn, S_dyn))
+                 if noise is not None]
         strengths = torch.stack([noise.weight.flatten() * noise.scale for noise, _ in kinds])
-        with torch.autocast(x.device.type, enabled=False): gamma, beta = self.adain[half].affine(w.float())[:, :, None, None].chunk(2, dim=1)
+        with torch.autocast(x.device.type, enabled=False):
+            gamma, beta = self.adain[half].affine(w.float())[:, :, None, None].chunk(2, dim=1)
         return StyledMaps.apply(x, torch.cat([S.float() for _, S in kinds], dim=1), strengths, gamma, beta)
 
-    def forward(self, x, w1, w2, S_st, S_dyn):
+    def forward(self, x: Tensor, w1: Tensor, w2: Tensor, S_st: Tensor, S_dyn: Tensor) -> Tensor:
         x = self.constant.expand(len(w1), -1, -1, -1) if x is None else blur(self.up(x))
         x = self.add_maps_and_style(x, 0, w1, S_st, S_dyn)
         return self.add_maps_and_style(self.conv(x), 1, w2, S_st, S_dyn)
@@ -142,7 +154,8 @@ class Generator(nn.Module):
         self.config, self.meta = config, {}
         self.mapping = Mapping(config)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.levels))
-        self.to_rgb = nn.ModuleList(EqualConv2d(config.channels[i], 3, kernel=1) for i in range(config.levels))
+        self.to_rgb = nn.ModuleList(EqualConv2d(config.channels[i], 3, kernel=1)
+                                    for i in range(config.levels))
 
     def synthesis(self,
                   w: Tensor,                    # (B, w_dim) or (B, 2N, w_dim)
@@ -157,10 +170,12 @@ class Generator(nn.Module):
         for i in range(level + 1):
             below, x = x, self.blocks[i](x, w[:, 2 * i], w[:, 2 * i + 1], S_st[i], S_dyn[i])
         image = self.to_rgb[level](x)
-        if level == 0 or not isinstance(alpha, Tensor) and alpha >= 1: return image     # a tensor is not looked at: its value may change in a replay
+        # the value of a tensor may change when a graph is replayed, so it is not read
+        if level == 0 or not isinstance(alpha, Tensor) and alpha >= 1: return image
         return torch.lerp(F.interpolate(self.to_rgb[level - 1](below), scale_factor=2), image, alpha)
 
-    def forward(self, latents, level=None, alpha=1.0, z_mix=None, crossover=0):
+    def forward(self, latents: Latents, level: int | None = None, alpha: float | Tensor = 1.0,
+                z_mix: Tensor | None = None, crossover: int = 0) -> Tensor:
         "`Latents` -> images; with `z_mix` (B, z_dim), the levels from `crossover` on use M(z_mix)."
         w = self.mapping(latents.z)
         if z_mix is not None: w = mix_styles(w, self.mapping(z_mix), crossover, self.config.levels)
@@ -191,14 +206,14 @@ def save_generator(
     path,                       # file to write
     G: Generator,               # what to save
     meta: dict | None = None,   # where it comes from: data, steps, seed, licence ...
-    dtype=torch.float32,        # torch.float16 halves the file
-):
+    dtype: torch.dtype = torch.float32,  # torch.float16 halves the file
+) -> None:
     "Write a generator: weights as safetensors, configuration and `meta` as JSON inside."
     save_network(path, G, "generator", meta, dtype)
 
 def load_generator(
-    path="generator",           # a file, or a name in the weight registry
-    device="cpu",               # where to put it
+    path: str = "generator",    # a file, or a name in the weight registry
+    device: str | torch.device = "cpu",  # where to put it
 ) -> Generator:                 # in evaluation mode, float32, `.meta` filled
     "Read a generator that `save_generator` wrote."
     return load_network(path, "generator", lambda config: Generator(GeneratorConfig(**config)), device)

@@ -123,7 +123,7 @@ def read_zip(path, size):
         def fill(key, tensor):
             data = archive.read(f"{folder}data/{key}") if re.fullmatch(r"\w+", key) else b""
             if len(data) != tensor.nbytes:
-                raise InputError(f"{path} is damaged: storage {key} has not its {tensor.nbytes} bytes.")
+                raise InputError(f"{path} is damaged: storage {key} does not have its {tensor.nbytes} bytes.")
             raw(tensor, data, little)
         return Unpickler(io.BytesIO(archive.read(pickles[0])), Storages(size, fill)).load()
 
@@ -155,7 +155,7 @@ def unpickled(path):
     if not path.is_file(): raise InputError(f"There is no file {path}; give one of the released weights.")
     with open(path, "rb") as file: first = file.read(4)
     if first[:1] != b"\x80" and first != b"PK\x03\x04":
-        raise InputError(f"{path} is no file of torch.save; give one of the released weights.")
+        raise InputError(f"{path} is not a file of torch.save; give one of the released weights.")
     try: return (read_zip if first[:1] == b"P" else read_legacy)(path, path.stat().st_size)
     except InputError: raise
     except Exception as error:                      # a damaged pickle can fail in any way

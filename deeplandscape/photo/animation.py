@@ -36,7 +36,8 @@ from .steering import read_mask
 
 # %% ../../nbs/73_animation.ipynb #0d6d49d8
 MOST_BYTES_HELD = 6e9      # of frames that are held at once
-FIRST_LOOK = {"preview": "a first look, with few iterations and small; without it sharper and truer to the photograph"}
+FIRST_LOOK = {"preview": "a first look, with few iterations and small; without it sharper and truer to the "
+                         "photograph"}
 
 @dataclass
 class Video:
@@ -53,17 +54,21 @@ class Video:
         if torch.is_tensor(self.film): return self.film
         need = math.prod(self.film.shape)
         if need > MOST_BYTES_HELD:
-            raise InputError(f"All frames at once need {need / 1e9:.0f} GB; save the video, or go through it frame by frame.")
+            raise InputError(
+                f"All frames at once need {need / 1e9:.0f} GB; save the video, or go through it frame by "
+                f"frame.")
         return torch.stack(list(self.film))
 
     @cached_property
     def model_frames(self) -> Tensor:
         "What the model alone made, (T, 3, R, R) uint8."
-        return torch.cat([self.film.own(range(i, min(len(self.film), i + 16))) for i in range(0, len(self.film), 16)])
+        return torch.cat([self.film.own(range(i, min(len(self.film), i + 16)))
+                          for i in range(0, len(self.film), 16)])
 
     def save(self, path, codec=None, crf=None):
-        "Write it, .mp4, .mov, .webm, .webp or .gif, one frame after another; codec and crf as in `write_video`."
-        return write_video(self.frames if "frames" in vars(self) else self.film, path, self.fps, crf=crf, codec=codec)
+        "Write it as .mp4, .mov, .webm, .webp or .gif; codec and crf as in `write_video`."
+        return write_video(self.frames if "frames" in vars(self) else self.film, path, self.fps, crf=crf,
+                           codec=codec)
 
     def __str__(self):
         shown = lambda v: f"{v:.3f}" if isinstance(v, float) else str(v)
@@ -73,12 +78,17 @@ class Video:
 def quality(film, photo, static):
     "SSIM at model resolution: photo (1, 3, R, R), static (1, 1, R, R)."
     picture = lambda x: resize(from_uint8(x)[None], photo.shape[-2:]).to(photo)
-    score, kept = lambda a, b: float(ssim(a, b)[0]), lambda a, b: float(masked_ssim(a, b, (static > 0.5).float())[0])
+    score, kept = lambda a, b: float(ssim(a,
+                                          b)[0]), lambda a, b: float(
+                                              masked_ssim(a, b, (static > 0.5).float())[0])
     last = len(film) - 1
-    (first, end), (own, own_end) = (picture(film[0]), picture(film[last])), (picture(x) for x in film.own([0, last]))
-    value = {"SSIM photo and reconstruction": score(photo, own), "SSIM photo and first frame": score(photo, first)}
+    (first, end), (own, own_end) = (picture(film[0]),
+                                    picture(film[last])), (picture(x) for x in film.own([0, last]))
+    value = {"SSIM photo and reconstruction": score(photo, own),
+             "SSIM photo and first frame": score(photo, first)}
     if static.mean() > 0.01:
-        value |= {"SSIM static, first and last": kept(first, end), "SSIM static, the model alone": kept(own, own_end)}
+        value |= {"SSIM static, first and last": kept(first, end),
+                  "SSIM static, the model alone": kept(own, own_end)}
     return value
 
 # %% ../../nbs/73_animation.ipynb #070e777b
@@ -87,9 +97,11 @@ def smoothness(
     loop: bool = False,      # is it one?
 ) -> dict:                   # name -> multiple of the median difference of neighbouring frames
     "The first step of a video and the seam of a loop, beside the steps between neighbours."
-    thin, last = max(1, min(frames[0].shape[-2:]) // 256), len(frames) - 1          # every so many pixels is enough
-    step = lambda i, j: (frames[i][..., ::thin, ::thin].float() - frames[j][..., ::thin, ::thin].float()).square().mean().sqrt()
-    steps = torch.stack([step(i, i + 1) for i in torch.linspace(0, last - 1, min(9, last)).round().int().tolist()])
+    thin, last = max(1, min(frames[0].shape[-2:]) // 256), len(frames) - 1  # every so many pixels is enough
+    step = lambda i, j: (frames[i][..., ::thin, ::thin].float()
+                         - frames[j][..., ::thin, ::thin].float()).square().mean().sqrt()
+    steps = torch.stack([step(i, i + 1)
+                         for i in torch.linspace(0, last - 1, min(9, last)).round().int().tolist()])
     usual = steps.median().clamp(min=0.05)                                          # of 255
     value = {"first step, of the median step": float(steps[0] / usual)}
     return value | {"last to first, of the median step": float(step(last, 0) / usual)} if loop else value
@@ -100,14 +112,15 @@ def check_request(direction, seconds, fps, speed, seed, variant, iterations=None
     find_variant(variant)
     drawn = list(CLOCK)[int(torch.randint(12, (), generator=item_generator(seed, "direction")))]
     hour = drawn if direction is None else clock_position(direction)
-    if iterations is not None and iterations < 1: raise InputError(f"{iterations} iterations do nothing; give at least 1.")
+    if iterations is not None and iterations < 1:
+        raise InputError(f"{iterations} iterations do nothing; give at least 1.")
     if not abs(speed) <= 20: raise InputError(f"A speed of {speed} is not possible; 1 is natural.")
     if not (0 < fps <= 240 and 0 < seconds * fps <= 20000):
         raise InputError(f"{seconds} s at {fps} frames a second are not possible; give e.g. 4 and 30.")
     return hour, max(2, round(seconds * fps))
 
 def load_picture(photo, size, device, preview=False):
-    "A file or tensor -> (1, 3, h, w) at the size of the video (None: its own, within 1920 x 1080), and the original height and width."
+    "A file or tensor -> (1, 3, h, w) at the size of the video, and the original height and width."
     x = photo if torch.is_tensor(photo) else read_photo(photo)
     if x.dim() != 3 or len(x) != 3 or min(x.shape[1:]) < 16:
         raise InputError(f"A photo is a tensor (3, H, W) of at least 16 pixels, not {tuple(x.shape)}.")
@@ -120,7 +133,9 @@ def load_mask(mask, device):
     "A file, a tensor, or \"all\" -> (1, 1, h, w) of what moves, or (1, 3, h, w) of static, sky, water, in [0, 1]."
     if not torch.is_tensor(mask) and str(mask) == "all": return torch.ones(1, 1, 8, 8, device=device)
     m = mask.float() if torch.is_tensor(mask) else read_mask(mask)
-    if m.dim() != 3 or len(m) not in (1, 3): raise InputError(f"A mask is a tensor (1, H, W), or (3, H, W) of static, sky, water, not {tuple(m.shape)}.")
+    if m.dim() != 3 or len(m) not in (1, 3):
+        raise InputError(f"A mask is a tensor (1, H, W), or (3, H, W) of static, sky, water, not "
+                         f"{tuple(m.shape)}.")
     return m[None].clamp(0, 1).to(device)
 
 # %% ../../nbs/73_animation.ipynb #19d523df
@@ -182,14 +197,16 @@ def size_quality(
 ) -> list[dict]:           # a row for the finished frames, and one for the model's, enlarged
     "Sharpness, change of static parts and seam of a video, beside the same of the model's frames enlarged."
     film, static, last = video.film, video.masks[None, :1], len(video.film) - 1
-    where = {"sharpness, static": static > 0.99, "sharpness, moving": static < 0.01, "seam": border_of(video.masks[None]) > 0.5}
+    where = {"sharpness, static": static > 0.99, "sharpness, moving": static < 0.01,
+             "seam": border_of(video.masks[None]) > 0.5}
     share = lambda x, mask: float((x * mask).sum() / mask.sum()) if mask.any() else math.nan
     photo = slope(from_uint8(film[0][None]))
     ways = {"finished": lambda i: from_uint8(film[i][None]),
             "enlarged": lambda i: enlarge(from_uint8(film.own([i])), static.shape[-2:]).clamp(-1, 1)}
     rows = []
     for way, frame in ways.items():
-        row = {name: share(slope(frame(last)), mask) / max(share(photo, mask), 1e-6) for name, mask in where.items()}
+        row = {name: share(slope(frame(last)), mask) / max(share(photo, mask), 1e-6)
+               for name, mask in where.items()}
         at = torch.linspace(0, last - 1, pairs).round().int().tolist()
         change = [share((frame(i + 1) - frame(i)).abs().mean(1, keepdim=True), static > 0.99) for i in at]
         rows.append({"way": way, **row, "change, static": 127.5 * sum(change) / pairs})
@@ -201,7 +218,9 @@ def examine(film, found, homography, loop):
     began = time.perf_counter()
     film[len(film) // 2]
     report = {"seconds a frame": round(time.perf_counter() - began, 3)}
-    if film.composer.mirror >= 0.4: report["calm water"] = f"shows the land, whose mirror image stands still (correlation {film.composer.mirror:.2f})"
+    if film.composer.mirror >= 0.4:
+        report["calm water"] = (f"shows the land, whose mirror image stands still (correlation "
+                                f"{film.composer.mirror:.2f})")
     seen = measure_moving(film, film.composer.masks, homography, film.fps, film.composer.period)
     report |= quality(film, found.photo, found.mask) | smoothness(film, loop) | seen
     said = doubts(seen)

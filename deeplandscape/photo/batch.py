@@ -30,7 +30,9 @@ def batch_plan(
         name = next(n for n in names if n.lower() not in taken)
         taken.add(name.lower())
         pairs.append((path, Path(out) / f"{name}{suffix}"))
-    if not pairs: raise InputError(f"There are no photographs in {', '.join(map(str, photos))}; give a folder that holds some.")
+    if not pairs:
+        raise InputError(f"There are no photographs in {', '.join(map(str, photos))}; give a folder that "
+                         f"holds some.")
     return pairs
 
 # %% ../../nbs/79_batch.ipynb #22d14dfb

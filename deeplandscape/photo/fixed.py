@@ -24,12 +24,14 @@ class FixedConv:
                  stride: int = 1,
                  transposed: bool = False):  # of `up_kernel`, stride 2
         order = lambda t: t.detach().contiguous(memory_format=torch.channels_last)
-        self.weight, self.bias, self.stride, self.transposed = order(weight), bias.detach(), stride, transposed
+        self.weight, self.bias, self.stride, self.transposed = order(
+            weight), bias.detach(), stride, transposed
         self.padding = 1 if transposed else weight.shape[-1] // 2
         self.back = order(weight.transpose(0, 1).flip(2, 3)) if stride == 1 else self.weight
-        self.narrow = not transposed and weight.shape[1] < 8 and weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self.narrow = (not transposed and weight.shape[1] < 8 and weight.device.type == "cpu"
+                       and torch.backends.mkldnn.is_available())
 
-    def forward(self, x):
+    def forward(self, x: Tensor):
         "(B, in, H, W) -> (B, out, H', W')."
         p, s = self.padding, self.stride
         if self.transposed: return F.conv_transpose2d(x, self.weight, self.bias, stride=s, padding=p)
@@ -56,9 +58,10 @@ class FixedStyle:
         self.static = block.noise_st is not None
         self.strengths = torch.stack([k[half].weight.detach().flatten() * k[half].scale for k in kinds])
         gate = block.gate[half] if block.gate is not None else None
-        self.gate = None if gate is None else ((gate.weight.detach() * gate.scale).flatten()[:, None], gate.bias.detach())
+        self.gate = (None if gate is None
+                     else ((gate.weight.detach() * gate.scale).flatten()[:, None], gate.bias.detach()))
 
-    def forward(self, x, style, S_st, S_dyn):
+    def forward(self, x: Tensor, style, S_st, S_dyn):
         b, c, h, w = x.shape
         flat, moving, q = pixel_rows(x), S_dyn.reshape(-1, 1), None
         if self.gate is not None:
@@ -97,10 +100,12 @@ class FixedGenerator:
         self.config, blocks = G.config, G.blocks
         self.constant = blocks[0].constant.detach().contiguous(memory_format=torch.channels_last)
         conv = lambda m: FixedConv(m.weight * m.scale, m.bias)
-        self.up = [None] + [FixedConv(up_kernel(b.up.weight, b.up.scale), b.up.bias, 2, True) for b in blocks[1:]]
+        self.up = ([None] + [FixedConv(up_kernel(b.up.weight, b.up.scale), b.up.bias, 2, True)
+                             for b in blocks[1:]])
         self.conv = [conv(b.conv) for b in blocks]
         self.styled = [[FixedStyle(b, half) for half in (0, 1)] for b in blocks]
-        self.affine = [(m.affine.weight.detach() * m.affine.scale, m.affine.bias.detach()) for b in blocks for m in b.adain]
+        self.affine = [(m.affine.weight.detach() * m.affine.scale, m.affine.bias.detach()) for b in blocks
+                       for m in b.adain]
         rgb = G.to_rgb[-1]
         self.rgb = (rgb.weight.detach() * rgb.scale).flatten(1).t().contiguous(), rgb.bias.detach()
 
@@ -112,7 +117,8 @@ class FixedGenerator:
             i, half = divmod(k, 2)
             if half: x = self.conv[i].forward(x)
             elif i: x = blur(self.up[i].forward(x))
-            x, kept = self.styled[i][half].forward(x, torch.addmm(self.affine[k][1], W[:, k], self.affine[k][0].t()), maps[i], maps[n + i])
+            x, kept = self.styled[i][half].forward(
+                x, torch.addmm(self.affine[k][1], W[:, k], self.affine[k][0].t()), maps[i], maps[n + i])
             tape.append(kept)
         image = torch.addmm(self.rgb[1], pixel_rows(x), self.rgb[0])
         return image.view(len(W), *x.shape[2:], 3).permute(0, 3, 1, 2), tape
@@ -179,7 +185,9 @@ class FixedPerception:
     def compare(self, images, known): return Comparison.apply(self, images, known)
 
     def back(self, g, images, maps, differences):
-        at = lambda i: differences[i].sign().mul_((g / (self.scale[i] * differences[i][0].numel())).view(-1, 1, 1, 1))
+        at = lambda i: differences[i].sign().mul_((g
+                                                   / (self.scale[i] * differences[i][0].numel(
+                                                       ))).view(-1, 1, 1, 1))
         through = lambda g, y: torch.ops.aten.threshold_backward(g, y, 0)
         total = at(len(self.stages))
         for i, (down, refine) in reversed(list(enumerate(self.stages))):
@@ -194,7 +202,8 @@ def fixed_generator(
     G,            # a Generator, or anything with .synthesis
 ):                # a FixedGenerator of the same weights where that is possible, else G
     "G for the inversion."
-    fits = type(G) is Generator and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in G.parameters())
+    fits = (type(G) is Generator and all(p.dtype == torch.float32 and p.device.type == "cpu"
+                                         for p in G.parameters()))
     return FixedGenerator(G) if fits else G
 
 def fixed_perception(
@@ -202,5 +211,6 @@ def fixed_perception(
 ):                # a FixedPerception of the same weights where that is possible, else `perceptual`
     "The perceptual loss for the inversion."
     net = getattr(getattr(perceptual, "features", None), "__self__", None)
-    fits = type(net) is Perception and not net.training and net.scale.device.type == "cpu" and net.scale.dtype == torch.float32
+    fits = (type(net) is Perception and not net.training and net.scale.device.type == "cpu"
+            and net.scale.dtype == torch.float32)
     return FixedPerception(net, perceptual.name) if fits else perceptual

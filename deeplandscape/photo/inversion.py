@@ -76,7 +76,7 @@ PREVIEW = replace(STEADY, iterations=30, tune_iterations=40)              # for 
 # %% ../../nbs/71_inversion.ipynb #f8dc74da
 class Adam:
     "Adam (0.9, 0.999) on a dictionary of tensors (B, ...), with a learning rate for each of the B items."
-    def __init__(self, betas=(0.9, 0.999), eps=1e-8):
+    def __init__(self, betas=(0.9, 0.999), eps: float = 1e-8):
         self.betas, self.eps, self.state = betas, eps, {}
 
     @torch.no_grad()
@@ -85,7 +85,7 @@ class Adam:
                value: Tensor,    # (B, ...), changed in place
                gradient: Tensor, # the same shape
                lr: Tensor,       # (B,)
-               region=1.0):      # where the step is taken, a map in [0, 1]
+               region: float = 1.0) -> None:  # where the step is taken, a map in [0, 1]
         "One step on one variable."
         m, v, n = self.state.get(name, (torch.zeros_like(value), torch.zeros_like(value), 0))
         (b1, b2), n = self.betas, n + 1
@@ -97,13 +97,13 @@ class Adam:
 # %% ../../nbs/71_inversion.ipynb #d0f96a76
 class Plateau:
     "A rate for each item: halved after `halve_after`, zero after `stop_after` steps without improvement."
-    def __init__(self, items, lr, halve_after, stop_after, device="cpu"):
+    def __init__(self, items, lr, halve_after, stop_after, device: str | torch.device = "cpu"):
         self.lr = torch.full((items,), lr, device=device)
         self.best = torch.full((items,), torch.inf, device=device)
         self.since = torch.zeros(items, dtype=torch.long, device=device)
         self.halve_after, self.stop_after = halve_after, stop_after
 
-    def step(self, loss):
+    def step(self, loss) -> None:
         "Take note of the losses (B,) of this iteration."
         better = loss < self.best * (1 - 1e-4)
         self.best = torch.where(better, loss, self.best)
@@ -120,7 +120,7 @@ class Target:
     "A photograph (B, 3, R, R), possibly masked, with its features computed once."
     def __init__(self,
                  photo: Tensor,              # x
-                 perceptual,                 # has .features(x), and .compare(x, features) or .distance(a, b) -> (B,)
+                 perceptual,  # has .features(x), and .compare(x, features) or .distance(a, b) -> (B,)
                  mask: Tensor | None = None):    # (B, 1, R, R), 1 where the loss looks
         self.mask, self.regions = mask, {}
         self.perceptual = perceptual
@@ -131,7 +131,8 @@ class Target:
 
     def region(self, size):
         "The mask at another resolution, (B, 1, size, size)."
-        if size not in self.regions: self.regions[size] = F.interpolate(self.mask, size=(size, size), mode="area")
+        if size not in self.regions:
+            self.regions[size] = F.interpolate(self.mask, size=(size, size), mode="area")
         return self.regions[size]
 
     def loss(self,
@@ -140,7 +141,8 @@ class Target:
         "L_rec of each item, (B,)."
         y = self.masked(images)
         mae = (y - self.photo).abs().mean(dim=(1, 2, 3))
-        if hasattr(self.perceptual, "compare"): return mae + weight * self.perceptual.compare(y, self.features)
+        if hasattr(self.perceptual, "compare"):
+            return mae + weight * self.perceptual.compare(y, self.features)
         return mae + weight * self.perceptual.distance(self.perceptual.features(y), self.features)
 
 # %% ../../nbs/71_inversion.ipynb #f680e3a3
@@ -199,7 +201,7 @@ def algorithm_1(
     variant: Variant,      # says which latents move
     settings: Settings = Settings(),
     report=lambda **_: None,   # called with iteration, loss
-):
+) -> None:
     "EOI and its relatives: optimise W and S without a mask (Algorithm 1)."
     parts = ({"W"} if variant.optimise_W else set()) | ({"S_st", "S_dyn"} if variant.optimise_S else set())
     rule = Adam()
@@ -218,7 +220,7 @@ def algorithm_2(
     dynamic: Target,           # the photograph, sky and water only
     settings: Settings = Settings(),
     report=lambda **_: None,   # called with iteration, loss
-):
+) -> None:
     "EOIFS: optimise W with S_st in static regions, with S_dyn in sky and water (Algorithm 2)."
     rule = Adam()
     plateaus = [Plateau(len(state.W), settings.lr, settings.halve_after, settings.stop_after, state.W.device)
@@ -322,9 +324,11 @@ def invert_with(frozen, photo, variant, E, mask, perceptual, settings, seed, cal
     W_init = state.W.clone() if v.tie_W else None
     whole = Target(photo, perceptual)
     if v.segmentation:
-        algorithm_2(fixed, state, W_init, Target(photo, perceptual, mask), Target(photo, perceptual, 1 - mask), settings, report("latents"))
+        algorithm_2(fixed, state, W_init, Target(photo, perceptual, mask),
+                    Target(photo, perceptual, 1 - mask), settings, report("latents"))
     else: algorithm_1(fixed, state, W_init, whole, v, settings, report("latents"))
-    generators = [tune_one(frozen, state, photo, b, perceptual, settings, report("generator")) if v.fine_tune else frozen for b in range(len(photo))]
+    generators = [tune_one(frozen, state, photo, b, perceptual, settings, report("generator")) if v.fine_tune
+                  else frozen for b in range(len(photo))]
     return Inversion(state.W, state.S_st, state.S_dyn, generators, photo, mask, history)
 
 def tune_one(G, state, photo, b, perceptual, settings, report):
@@ -335,7 +339,8 @@ def tune_one(G, state, photo, b, perceptual, settings, report):
 def synthesis_work(G) -> float:
     "Floating-point operations of one picture forwards, counted from the weights."
     sizes = [(b, G.config.size(i)) for i, b in enumerate(G.blocks)]
-    return sum(2.0 * p.numel() * s * s for b, s in sizes for p in b.parameters() if p.dim() == 4 and p.shape[-1] == 3)
+    return sum(2.0 * p.numel() * s * s for b, s in sizes for p in b.parameters() if p.dim() == 4
+               and p.shape[-1] == 3)
 
 # %% ../../nbs/71_inversion.ipynb #47497219
 def invert(

@@ -17,7 +17,9 @@ from ..averages import enlarge, resize, window
 # %% ../../nbs/72_regions.ipynb #c8816bd6
 def slope(x):
     "Mean absolute difference of neighbouring pixels (B, 1, H, W)."
-    return F.pad(x.diff(dim=-1).abs(), (0, 1)).add_(F.pad(x.diff(dim=-2).abs(), (0, 0, 0, 1))).mean(1, keepdim=True)
+    return F.pad(x.diff(dim=-1).abs(), (0,
+                                        1)).add_(F.pad(
+                                            x.diff(dim=-2).abs(), (0, 0, 0, 1))).mean(1, keepdim=True)
 
 def shrink(region, radius):
     "A region (1, 1, H, W) without its outer `radius` pixels, softly; the edge of the picture does not count."
@@ -39,25 +41,26 @@ def snap_to_edges(mask, photo, radius, eps=2e-4):
 
 # %% ../../nbs/72_regions.ipynb #d7e0e43b
 def without_islands(p, least=0.004, sure=0.8):
-    "p (1, 3, H, W) without pieces of sky or water below a share `least` of the picture, or nowhere surer than `sure`."
+    "p (1, 3, H, W) without regions smaller than a share `least`, or nowhere surer than `sure`."
     moving = p[0, 1:].amax(0)
     pieces, n = ndimage.label((moving > 0.5).cpu().numpy())
     if n == 0: return p
     peak = ndimage.maximum(F.avg_pool2d(moving[None], 5, 1, 2)[0].cpu().numpy(), pieces, range(n + 1))
-    keep = np.r_[True, (np.bincount(pieces.ravel())[1:] > least * pieces.size) & (np.asarray(peak)[1:] > sure)]
+    keep = np.r_[True, (np.bincount(pieces.ravel())[1:] > least
+                        * pieces.size) & (np.asarray(peak)[1:] > sure)]
     _, nearest = ndimage.distance_transform_edt(pieces == 0, return_indices=True)
     kept = torch.from_numpy(keep[pieces[tuple(nearest)]]).to(p)
     return torch.cat([1 - p[:, 1:].sum(1, keepdim=True) * kept, p[:, 1:] * kept], dim=1)
 
 # %% ../../nbs/72_regions.ipynb #c8173b2f
 def drop_below(x, region, cells, radius):
-    "How far the darkest channel of x (1, 3, H, W) falls below averages of `cells` x `cells` in `region`: (1, 1, H, W)."
+    "How far the darkest channel of x (1, 3, H, W) falls below its local averages in `region`."
     average = resize(x * region, (cells, cells)) / (resize(region, (cells, cells)) + 1e-3)
     drop = (enlarge(average, x.shape[-2:]) - x).amax(1, keepdim=True).clamp_min(0) * region
     return window(drop.square(), radius).sqrt()
 
 def rarity(x, inside, steps=6, share=0.06):
-    "Where colours of x (1, 3, H, W) have few neighbours among those `inside` (1, 1, H, W), bool: (1, 1, H, W)."
+    "Where colours of x (1, 3, H, W) have few neighbours among those `inside`, bool: (1, 1, H, W)."
     step = ((x[0] + 1) / 2 * steps).long().clamp(0, steps - 1)
     index = (step[0] * steps + step[1]) * steps + step[2]
     count = torch.bincount(index[inside[0, 0]], minlength=steps ** 3).view(1, 1, steps, steps, steps)
@@ -83,8 +86,9 @@ def objects_in(photo, sky, times=6.0, least=0.3, steep=0.45):
 
 # %% ../../nbs/72_regions.ipynb #fac2ce50
 def regions(photo, segment, mask=None):
-    "Probabilities (1, 3, H, W) of static, sky, water in a photo; a mask says what moves: (1, 1, h, w), or (1, 3, h, w) static, sky, water."
-    if mask is not None and mask.shape[1] == 3: return (p := resize(mask, photo.shape[-2:]).clamp(0, 1) + 1e-6) / p.sum(1, keepdim=True)
+    "Probabilities (1, 3, H, W) of static, sky, water in a photo, or from a mask of one or three channels."
+    if mask is not None and mask.shape[1] == 3:
+        return (p := resize(mask, photo.shape[-2:]).clamp(0, 1) + 1e-6) / p.sum(1, keepdim=True)
     p = segment(photo) if mask is not None else without_islands(segment(photo))
     h, w = photo.shape[-2:]
     moving = p[:, 1:].sum(1, keepdim=True) if mask is None else resize(mask, (h, w))
@@ -93,7 +97,8 @@ def regions(photo, segment, mask=None):
         moving = moving * (1 - objects_in(photo, moving * (p[:, 1:2] > p[:, 2:])))
     down = torch.linspace(0, 1, h, device=photo.device).view(1, 1, h, 1)   # doubtful: sky above, water below
     sky = (p[:, 1:2] + 0.01 * (1 - down)) / (p[:, 1:].sum(1, keepdim=True) + 0.01)
-    if moving.amin() > 0.99 and p[:, 1].mean() > 2 * p[:, 2].mean(): sky = torch.ones_like(sky)     # nothing but sky
+    # nothing but sky
+    if moving.amin() > 0.99 and p[:, 1].mean() > 2 * p[:, 2].mean(): sky = torch.ones_like(sky)
     return torch.cat([1 - moving, moving * sky, moving * (1 - sky)], dim=1)
 
 # %% ../../nbs/72_regions.ipynb #025c0a34

@@ -18,7 +18,8 @@ from ..perception.masks import mask_doubts
 from .regions import regions, video_size
 
 # %% ../../nbs/721_steering.ipynb #c38adfae
-LEGEND = "black #000000 stands still, blue #0000ff is sky, green #00ff00 is water; in a picture of greys, white moves"
+LEGEND = ("black #000000 stands still, blue #0000ff is sky, green #00ff00 is water; in a picture of greys, "
+          "white moves")
 
 def mask_picture(
     p: Tensor,       # (3, H, W) in [0, 1]: static, sky, water
@@ -27,20 +28,21 @@ def mask_picture(
     return torch.stack([torch.zeros_like(p[0]), p[2], p[1]]).clamp(0, 1) * 2 - 1
 
 def write_mask(
-    path,            # .png or .webp file
+    path: str | Path,  # .png or .webp file
     p: Tensor,       # (3, H, W) in [0, 1]: static, sky, water
 ) -> Path:
     "Write what moves as a picture to be corrected."
-    if Path(path).suffix.lower() != ".png": raise InputError(f"A mask cannot be written as {Path(path).name!r}; end the name in .png.")
+    if Path(path).suffix.lower() != ".png":
+        raise InputError(f"A mask cannot be written as {Path(path).name!r}; end the name in .png.")
     return save_image(mask_picture(p.detach().float().cpu()), path)
 
 def read_mask(
-    path,            # picture file
+    path: str | Path,  # picture file
 ) -> Tensor:         # (1, H, W), what moves; or, from a picture in colours, (3, H, W): static, sky, water
     "What moves, as a person or `write_mask` painted it."
     r, g, b = colours = (read_photo(path) + 1) / 2
     if (colours.amax(0) - colours.amin(0)).amax() < 0.1: return colours.mean(0, keepdim=True)
-    white = colours.amin(0)                                  # painted white in a picture of colours: moves as the sky does
+    white = colours.amin(0)  # painted white in a picture of colours: moves as the sky does
     sky, water = b, g - white
     return torch.stack([(1 - sky - water).clamp(0, 1), sky, water])
 

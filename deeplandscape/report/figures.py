@@ -42,15 +42,18 @@ def numbers_of(source: str, folder: str | Path) -> pd.DataFrame:
     there = path.exists() and path.with_suffix(".json").exists()
     table = pd.read_csv(path, keep_default_na=False, dtype=str) if there else pd.DataFrame()
     if not {*KEYS, "value"} <= set(table.columns): table = pd.DataFrame(columns=[*KEYS, "value"])
-    numbers = {c: pd.to_numeric(table.get(c), errors="coerce") for c in ("value", "low", "high") if c in table}
-    table = table.assign(**{"low": float("nan"), "high": float("nan"), "frame": table.get("frame", ""), **numbers})
-    return table[[*KEYS, "value", "low", "high", "frame"]].dropna(subset="value")      # empty: could not be measured
+    numbers = {c: pd.to_numeric(table.get(c), errors="coerce") for c in ("value", "low", "high")
+               if c in table}
+    table = table.assign(**{"low": float("nan"), "high": float("nan"), "frame": table.get("frame", ""),
+                            **numbers})
+    # empty: could not be measured
+    return table[[*KEYS, "value", "low", "high", "frame"]].dropna(subset="value")
 
 
 def measured(
     source: str,                 # the notebook that measures, e.g. "a5_invert"
     folder: str | Path,          # folder of results
-) -> pd.DataFrame:               # columns: method, condition, metric, value, and low, high where there are intervals
+) -> pd.DataFrame:  # columns: method, condition, metric, value, and low, high where there are intervals
     "Our numbers from the result file of notebook `source`, without the points of curves."
     table = numbers_of(source, folder)
     table = table[table.frame == ""].drop(columns="frame")
@@ -73,12 +76,13 @@ def beside(
     name: str,                   # table or figure with published numbers
     source: str,                 # the notebook that measures ours
     folder: str | Path,          # folder of our results
-) -> pd.DataFrame:               # columns: method, condition, metric, better, paper, ours, perhaps low and high
+) -> pd.DataFrame:  # columns: method, condition, metric, better, paper, ours, perhaps low and high
     "The paper's numbers and ours, one line per number; an empty cell where one side has none."
     ours = measured(source, folder).rename(columns={"value": "ours"})
     table = published(name).rename(columns={"value": "paper"})
     extra = ours.merge(table[KEYS], on=KEYS, how="left", indicator="side").query("side == 'left_only'")
-    if ours.merge(table[["method", "metric"]]).empty: extra = extra[:0]              # a result that measures something else
+    # a result that measures something else
+    if ours.merge(table[["method", "metric"]]).empty: extra = extra[:0]
     extra = extra[extra.method.isin(table.method) | extra.method.str.startswith(OWN)].drop(columns="side")
     extra = extra.assign(better=extra.metric.map(dict(zip(table.metric, table.better))))
     table = table.merge(ours, on=KEYS, how="left")
@@ -149,11 +153,14 @@ def draw_curves(
 ) -> None:
     "Our curves of one metric over the frames, with intervals."
     points, colors = points[points.metric == metric], iter(PLOT_PALETTE)
-    grey = {"real": ("0", "-"), "control: still photo": ("0.45", ":"), "control: pixels moved": ("0.45", "--"), "control: inpainted and moved": ("0.45", "-.")}
+    grey = {"real": ("0", "-"), "control: still photo": ("0.45", ":"),
+            "control: pixels moved": ("0.45", "--"), "control: inpainted and moved": ("0.45", "-.")}
     for method, line in points.groupby("method", sort=False):
-        color, style = next((look for name, look in grey.items() if method.startswith(name)), None) or (next(colors), "-")
+        color, style = (next((look for name, look in grey.items() if method.startswith(name)), None)
+                        or (next(colors), "-"))
         axes.plot(line.frame, line.value, style, color=color, label=method, linewidth=1.4)
-        if style == "-": axes.fill_between(line.frame, line.low, line.high, color=color, alpha=0.12, linewidth=0)
+        if style == "-":
+            axes.fill_between(line.frame, line.low, line.high, color=color, alpha=0.12, linewidth=0)
     axes.set(xlabel="frame n", ylabel=textwrap.fill(label or metric, 28))
     if points.empty:
         axes.text(0.5, 0.5, "ours: not measured yet", ha="center", transform=axes.transAxes, color="0.4")
@@ -247,8 +254,10 @@ def gallery(
     folder = Path(folder)
     results = sorted(filter(is_current, folder.glob("*.json")), key=lambda p: figure_order(p.stem))
     profile = json.loads(results[0].read_text(encoding="utf-8"))["profile"] if results else folder.name
-    text = "\n\n".join([f"# Results of the profile `{profile}`", "Made by the notebooks in `nbs/repro`; this page "
-                        "is written from the files beside it, as is `index.html`, which has the paper beside ours and its claims.",
+    text = "\n\n".join([f"# Results of the profile `{profile}`",
+                        "Made by the notebooks in `nbs/repro`; this page "
+                        "is written from the files beside it, as is `index.html`, which has the paper "
+                        "beside ours and its claims.",
                         *map(gallery_entry, results)])
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / "README.md") as temporary:

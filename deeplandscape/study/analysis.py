@@ -22,15 +22,18 @@ from .plan import OURS, StudyRules
 def win_shares(
     votes: pd.DataFrame,    # of `votes_that_count`, of one part
     rules: StudyRules,      # level, draws and seed of the intervals
-) -> pd.DataFrame:          # row, column ("" for a single video), share, low, high, votes, photographs, assessors
+) -> pd.DataFrame:  # row, column ("" for a single video), share, low, high, votes, photographs, assessors
     "The share of votes for each system against each other one, or of votes that took its video for real."
     rows = []
     for (first, second), own in votes.groupby(["first", "second"], sort=False):
-        share, low, high = share_interval(own.won, own.item, own.assessor, rules.level, rules.draws, rules.seed)
+        share, low, high = share_interval(own.won, own.item, own.assessor, rules.level, rules.draws,
+                                          rules.seed)
         facts = dict(votes=len(own), photographs=own.item.nunique(), assessors=own.assessor.nunique())
         rows.append(dict(row=first, column=second, share=share, low=low, high=high, **facts))
-        if second: rows.append(dict(row=second, column=first, share=1 - share, low=1 - high, high=1 - low, **facts))
-    return pd.DataFrame(rows, columns=["row", "column", "share", "low", "high", "votes", "photographs", "assessors"])
+        if second:
+            rows.append(dict(row=second, column=first, share=1 - share, low=1 - high, high=1 - low, **facts))
+    return pd.DataFrame(rows, columns=["row", "column", "share", "low", "high", "votes", "photographs",
+                                       "assessors"])
 
 
 def win_matrix(
@@ -61,7 +64,8 @@ def _newton(wins, steps=8):
         curve = both * p * (1 - p)
         hessian = -curve
         hessian[:, range(size), range(size)] += curve.sum(2)
-        theta += np.clip(np.linalg.solve(hessian + 1 / size, slope[..., None])[..., 0], -2, 2)      # 1/size fixes the mean, which is free
+        # 1/size fixes the mean, which is free
+        theta += np.clip(np.linalg.solve(hessian + 1 / size, slope[..., None])[..., 0], -2, 2)
         theta -= theta.mean(1, keepdims=True)
     return theta
 
@@ -75,12 +79,14 @@ def bradley_terry(
     place = {s: i for i, s in enumerate(systems)}
     a, b, won = votes["first"].map(place).values, votes["second"].map(place).values, votes.won.values
     counts = _counts(a, b, won, np.ones((1, len(votes))), len(systems))[0]
-    if connected_components(counts, directed=False)[0] > 1: raise InputError("The pairs that were asked do not connect all systems; there is no common scale.")
+    if connected_components(counts, directed=False)[0] > 1:
+        raise InputError("The pairs that were asked do not connect all systems; there is no common scale.")
     value = choix.ilsr_pairwise_dense(counts)
     fit = lambda w: _newton(_counts(a, b, won, w, len(systems)))
     found = two_way_interval(fit, votes.item, votes.assessor, rules.level, rules.draws, rules.seed)
     value, half = value - value.mean(), found.high - found.value
-    return pd.DataFrame(dict(system=systems, quality=value, low=value - half, high=value + half)).sort_values("quality", ascending=False, ignore_index=True)
+    return pd.DataFrame(dict(system=systems, quality=value, low=value - half,
+                             high=value + half)).sort_values("quality", ascending=False, ignore_index=True)
 
 # %% ../../nbs/906_analysis.ipynb #6da64b61
 def gains(
@@ -100,7 +106,8 @@ def gains(
     values = [own.won.values[m > 0].mean() - 0.5 for m in masks]
     half = found.high - found.value
     value = np.array([*values, sum(values)])
-    return pd.DataFrame(dict(step=[a for a, _ in chain] + ["sum"], gain=value, low=value - half, high=value + half))
+    return pd.DataFrame(dict(step=[a for a, _ in chain] + ["sum"], gain=value, low=value - half,
+                             high=value + half))
 
 # %% ../../nbs/906_analysis.ipynb #edaedf00
 def agreement_of_votes(
@@ -111,12 +118,15 @@ def agreement_of_votes(
     table = votes.groupby(["item", "question"]).won.agg(["sum", "count"])
     table = table[table["count"] >= 2]
     if len(table) < 2: return dict(alpha=np.nan, low=np.nan, high=np.nan, questions=len(table))
-    counts, items = np.stack([table["sum"], table["count"] - table["sum"]], 1).round().astype(int), table.index.get_level_values("item").values
+    counts, items = np.stack([table["sum"], table["count"] - table["sum"]],
+                             1).round().astype(int), table.index.get_level_values("item").values
     def alpha(rows):
         if (rows.sum(0) > 0).sum() < 2: return 1.0                       # all answers alike
         return krippendorff.alpha(value_counts=rows, level_of_measurement="nominal")
-    rng, groups = np.random.default_rng(rules.seed), [np.flatnonzero(items == i) for i in dict.fromkeys(items)]
-    drawn = [alpha(counts[np.concatenate([groups[g] for g in rng.integers(0, len(groups), len(groups))])]) for _ in range(min(rules.draws, 300))]
+    rng, groups = np.random.default_rng(
+        rules.seed), [np.flatnonzero(items == i) for i in dict.fromkeys(items)]
+    drawn = [alpha(counts[np.concatenate([groups[g] for g in rng.integers(0, len(groups), len(groups))])])
+             for _ in range(min(rules.draws, 300))]
     low, high = np.quantile(drawn, [0.5 - rules.level / 2, 0.5 + rules.level / 2])
     return dict(alpha=alpha(counts), low=low, high=high, questions=len(table))
 
@@ -126,27 +136,38 @@ def side_preference(
     rules: StudyRules,      # level, draws and seed of the interval
 ) -> tuple:                 # share of answers "left", low, high
     "How often the left video was chosen, whatever it was."
-    return share_interval(votes.answer == "left", votes.item, votes.assessor, rules.level, rules.draws, rules.seed)
+    return share_interval(votes.answer == "left", votes.item, votes.assessor, rules.level, rules.draws,
+                          rules.seed)
 
 # %% ../../nbs/906_analysis.ipynb #48677987
 def _named(name, part, wins, own, rules):
     "The numbers of one part as the published table names them."
     condition = part["condition"]
     if part["shown"] == "fig06_ablation":
-        chain = tuple((a, b) for a, b in part["pairs"][:-1] if ((own["first"] == a) & (own["second"] == b)).any())
+        chain = tuple((a, b) for a, b in part["pairs"][:-1]
+                      if ((own["first"] == a) & (own["second"] == b)).any())
         found = gains(own, chain, rules) if chain else pd.DataFrame(columns=["step", "gain", "low", "high"])
         first = part["pairs"][-1]
         total = (first[0], f"against {first[1]}")
-        lines = [(*(total if r.step == "sum" else (r.step, "")), "ΔR", r.gain, r.low, r.high, len(own)) for r in found.itertuples()]
+        lines = [(*(total if r.step == "sum" else (r.step, "")), "ΔR", r.gain, r.low, r.high, len(own))
+                 for r in found.itertuples()]
         if len(chain) < len(part["pairs"]) - 1: lines = lines[:-1]           # the sum needs every step
         direct = wins[(wins.row == first[0]) & (wins.column == first[1])]
-        return lines + [(r.row, f"against {r.column}, asked directly", "ΔR", r.share - 0.5, r.low - 0.5, r.high - 0.5, r.votes) for r in direct.itertuples()]
+        return (lines + [(r.row, f"against {r.column}, asked directly", "ΔR", r.share - 0.5, r.low - 0.5,
+                          r.high - 0.5, r.votes) for r in direct.itertuples()])
     if part["shown"] == "tab01_balance":
-        return [(r.row, "", "R", r.share - 0.5, r.low - 0.5, r.high - 0.5, r.votes) for r in wins[wins.column == "decay"].itertuples()]
-    if part["shown"] == "tab03_al_finetuned": return [(r.row, "", "user preference", r.share, r.low, r.high, r.votes) for r in wins.itertuples()]
-    if part["protocol"] == "real or fake": return [(r.row, condition, "fooling ratio", r.share, r.low, r.high, r.votes) for r in wins.itertuples()]
-    against = lambda column: ", ".join(filter(None, [condition, "against " + column.removeprefix("Ours (").removesuffix(")")]))
-    return [(r.row, against(r.column), "wins", r.share, r.low, r.high, r.votes) for r in wins[wins.column.isin(OURS)].itertuples()]
+        return [(r.row, "", "R", r.share - 0.5, r.low - 0.5, r.high - 0.5, r.votes)
+                for r in wins[wins.column == "decay"].itertuples()]
+    if part["shown"] == "tab03_al_finetuned":
+        return [(r.row, "", "user preference", r.share, r.low, r.high, r.votes) for r in wins.itertuples()]
+    if part["protocol"] == "real or fake":
+        return [(r.row, condition, "fooling ratio", r.share, r.low, r.high, r.votes)
+                for r in wins.itertuples()]
+    against = lambda column: ", ".join(filter(None,
+                                              [condition,
+                                               "against " + column.removeprefix("Ours (").removesuffix(")")]))
+    return [(r.row, against(r.column), "wins", r.share, r.low, r.high, r.votes)
+            for r in wins[wins.column.isin(OURS)].itertuples()]
 
 # %% ../../nbs/906_analysis.ipynb #551a7d6a
 def analyse_study(
@@ -165,12 +186,16 @@ def analyse_study(
         wins.append(found.assign(part=name))
         lines += [(part["shown"], *line) for line in _named(name, part, found, own, rules)]
         pair = part["protocol"] == "side by side"
-        agreement.append(dict(part=name, votes=len(own), assessors=own.assessor.nunique(), photographs=own.item.nunique(), **agreement_of_votes(own, rules),
-                              **dict(zip(("left", "left_low", "left_high"), side_preference(own, rules) if pair else (np.nan,) * 3))))
+        agreement.append(dict(part=name, votes=len(own), assessors=own.assessor.nunique(),
+                              photographs=own.item.nunique(), **agreement_of_votes(own, rules),
+                              **dict(zip(("left", "left_low", "left_high"),
+                                         side_preference(own, rules) if pair else (np.nan,) * 3))))
         if pair:
             try: scales.append(bradley_terry(own, rules).assign(part=name))
-            except InputError: continue                     # the pairs do not connect all systems: no common scale
-    table = pd.DataFrame(lines, columns=["shown", "method", "condition", "metric", "value", "low", "high", "votes"])
+            except InputError: continue  # the pairs do not connect all systems: no common scale
+    table = pd.DataFrame(lines, columns=["shown", "method", "condition", "metric", "value", "low", "high",
+                                         "votes"])
     joined = lambda parts: pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    return dict(numbers=table, wins=joined(wins), scales=joined(scales), agreement=pd.DataFrame(agreement), lost=lost, evidence=not machines and len(kept) > 0,
+    return dict(numbers=table, wins=joined(wins), scales=joined(scales), agreement=pd.DataFrame(agreement),
+                lost=lost, evidence=not machines and len(kept) > 0,
                 people=int(kept.assessor.nunique()), votes=len(kept), plan=plan["hash"])

@@ -19,7 +19,8 @@ from ..core import InputError
 from ..commands.options import number, Seed
 
 # %% ../../nbs/989_commands.ipynb #c16879d1
-study_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="A user study: side by side and real or fake, as in the paper.")
+study_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None,
+                        help="A user study: side by side and real or fake, as in the paper.")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class StudySize:
     samples: int                # of each generator of an ablation
 
 
-STUDY_SIZES = {"smoke": StudySize(1, 64, 2, 2), "cpu": StudySize(7, 256, 100, 16), "gpu": StudySize(30, 256, 500, 100), "paper": StudySize(69, 256, None, 100)}
+STUDY_SIZES = {"smoke": StudySize(1, 64, 2, 2), "cpu": StudySize(7, 256, 100, 16),
+               "gpu": StudySize(30, 256, 500, 100), "paper": StudySize(69, 256, None, 100)}
 
 # %% ../../nbs/989_commands.ipynb #373bbc7c
 def _pairs(given, what):
@@ -121,12 +123,14 @@ def study_prepare(
     typer.echo(f"{len(made['clips'])} clips of {len({c['system'] for c in made['clips']})} systems in {out}; now: deeplandscape study plan {out}")
 
 # %% ../../nbs/989_commands.ipynb #af5452b7
-def load_material(folder) -> dict:  # of `study prepare`
+def load_material(folder: str | Path) -> dict:  # of `study prepare`
     "What `study prepare` wrote."
     path = Path(folder) / "material.json"
     try: found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError: raise InputError(f"There is no {path}; make the clips with `deeplandscape study prepare {folder}`.") from None
-    except (OSError, ValueError): raise InputError(f"{path} cannot be read; prepare the material again.") from None
+    except FileNotFoundError:
+        raise InputError(f"There is no {path}; make the clips with `deeplandscape study prepare {folder}`.") from None
+    except (OSError, ValueError):
+        raise InputError(f"{path} cannot be read; prepare the material again.") from None
     if not {"clips", "items"} <= set(found): raise InputError(f"{path} is not the material of a study.")
     return found
 
@@ -134,24 +138,29 @@ def load_material(folder) -> dict:  # of `study prepare`
 @study_app.command("plan")
 def study_plan(
     material: Annotated[Path, typer.Argument(help="folder of the material")],
-    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="the plan, .json; default: plan.json in the folder of the material")] = None,
+    out: Annotated[Optional[Path], typer.Option("--out", "-o",
+                                                help="the plan, .json; default: plan.json in the folder of "
+                                                     "the material")] = None,
     parts: Annotated[str, typer.Option(
-        help="short, long, fooling (Figure 8), fast (10), ablation (6), balance (Table 1), finetuning (Table 3); commas between")] = "short,long,fooling",
+        help="short, long, fooling (Figure 8), fast (10), ablation (6), balance (Table 1), finetuning "
+             "(Table 3); commas between")] = "short,long,fooling",
     assessors: Annotated[int, number("different ones for each question", 1, 10**5)] = 5,
     questions: Annotated[int, number("of one assessor at most, gold ones among them", 1, 10**5)] = 12,
     gold: Annotated[int, number("gold questions of one assessor", 0, 10**5)] = 2,
     title: Annotated[str, typer.Option(help="heading of the page")] = "Which video looks real?",
     contact: Annotated[str, typer.Option(help="who holds the study; shown on the first page")] = "",
     seed: Seed = 0,
-):
+) -> None:
     "Fix who is shown what, what excludes an assessor, and how the answers are analysed."
     from deeplandscape.study.plan import StudyRules, make_study, write_study
     rules = StudyRules(assessors=assessors, questions=questions, gold=gold, seed=seed)
-    plan = make_study(load_material(material), tuple(filter(None, (p.strip() for p in parts.split(",")))), rules, title, contact)
+    plan = make_study(load_material(material), tuple(filter(None, (p.strip() for p in parts.split(",")))),
+                      rules, title, contact)
     path = write_study(plan, out or material / "plan.json")
     for line in plan["missing"]: typer.echo(f"left out: {line}")
     asked = [q for q in plan["questions"].values() if not q["gold"]]
-    typer.echo(f"{len(asked)} questions, {assessors} assessors for each: {len(plan['seats'])} seats of at most {questions} questions")
+    typer.echo(f"{len(asked)} questions, {assessors} assessors for each: {len(plan['seats'])} seats of at "
+               f"most {questions} questions")
     typer.echo(f"plan {plan['hash'][:16]} in {path}; now: deeplandscape study serve {path}")
 
 # %% ../../nbs/989_commands.ipynb #1ec30c20
@@ -159,15 +168,19 @@ def study_plan(
 def study_serve(
     plan: Annotated[Path, typer.Argument(help="the plan, .json, in the folder of the material")],
     results: Annotated[Path, typer.Option(help="folder of the journal of votes")] = Path("votes"),
-    host: Annotated[str, typer.Option(help="where to listen; 0.0.0.0: all addresses of this machine")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(
+        help="where to listen; 0.0.0.0: all addresses of this machine")] = "127.0.0.1",
     port: Annotated[int, number("0: a free one", 0, 65535)] = 8050,
-    token: Annotated[Optional[str], typer.Option(help="part of the address; default: none on this machine alone, else drawn")] = None,
-    material: Annotated[Optional[Path], typer.Option(help="folder of the clips, where the plan lies elsewhere")] = None,
-):
+    token: Annotated[Optional[str], typer.Option(
+        help="part of the address; default: none on this machine alone, else drawn")] = None,
+    material: Annotated[Optional[Path], typer.Option(
+        help="folder of the clips, where the plan lies elsewhere")] = None,
+) -> None:
     "Hold the study: the page, the clips and the votes. Stop with Ctrl-C; start again to go on."
     from deeplandscape.study.plan import read_study
     from deeplandscape.study.server import serve_study
-    server = serve_study(read_study(plan), material or plan.parent, results, host, port, token, say=typer.echo)
+    server = serve_study(read_study(plan), material or plan.parent, results, host, port, token,
+                         say=typer.echo)
     try: server.serve_forever()
     except KeyboardInterrupt: typer.echo(f"stopped; the votes are in {server.register.journal.path}")
     finally: server.server_close()
@@ -177,12 +190,14 @@ def study_serve(
 def study_export(
     plan: Annotated[Path, typer.Argument(help="the plan, .json, in the folder of the material")],
     out: Annotated[Path, typer.Option("--out", "-o", help="new folder for a crowd platform or a web space")],
-    material: Annotated[Optional[Path], typer.Option(help="folder of the clips, where the plan lies elsewhere")] = None,
-):
+    material: Annotated[Optional[Path], typer.Option(
+        help="folder of the clips, where the plan lies elsewhere")] = None,
+) -> None:
     "Write the study as static files; each assessor saves a file of answers."
     from deeplandscape.study.page import export_study
     from deeplandscape.study.plan import read_study
-    typer.echo(f"open {export_study(read_study(plan), material or plan.parent, out)}, or give it out as index.html?seat=0, ?seat=1 ...")
+    typer.echo(f"open {export_study(read_study(plan), material or plan.parent, out)}, or give it out as "
+               f"index.html?seat=0, ?seat=1 ...")
 
 # %% ../../nbs/989_commands.ipynb #a359b026
 @study_app.command("ingest")
@@ -191,26 +206,31 @@ def study_ingest(
     files: Annotated[list[Path], typer.Argument(help="journals and saved files of answers")],
     out: Annotated[Path, typer.Option("--out", "-o", help="table of votes, .csv")] = Path("votes.csv"),
     machines: Annotated[bool, typer.Option(help="count the votes of programs instead")] = False,
-):
+) -> None:
     "Check votes against the plan and say which of them count."
     from deeplandscape.study.ingest import ingest_votes, save_votes, votes_that_count
     from deeplandscape.study.plan import read_study
     fixed = read_study(plan)
     votes, counts = ingest_votes(fixed, files)
     kept, lost = votes_that_count(fixed, votes, machines)
-    typer.echo(f"{counts['read']} votes read, {counts['repeated']} of them repeated, {counts['broken']} broken lines")
+    typer.echo(f"{counts['read']} votes read, {counts['repeated']} of them repeated, {counts['broken']} "
+               f"broken lines")
     for reason, count in lost.items(): typer.echo(f"left out: {count}, {reason}")
-    typer.echo(f"{len(kept)} votes of {kept.assessor.nunique()} assessors count; all are in {save_votes(votes, out)}")
+    typer.echo(f"{len(kept)} votes of {kept.assessor.nunique()} assessors count; all are in "
+               f"{save_votes(votes, out)}")
 
 # %% ../../nbs/989_commands.ipynb #1ae585cd
 @study_app.command("analyse")
 def study_analyse(
     plan: Annotated[Path, typer.Argument(help="the plan, .json")],
     files: Annotated[list[Path], typer.Argument(help="journals and saved files of answers")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="folder for tables and pictures")] = Path("analysis"),
-    figures: Annotated[Optional[Path], typer.Option(help="folder of results, e.g. figures/cpu: Figures 6, 8, 10, Tables 1, 3 read ours there")] = None,
-    machines: Annotated[bool, typer.Option(help="analyse the votes of programs: shows that the kit works, no evidence")] = False,
-):
+    out: Annotated[Path, typer.Option("--out", "-o",
+                                      help="folder for tables and pictures")] = Path("analysis"),
+    figures: Annotated[Optional[Path], typer.Option(
+        help="folder of results, e.g. figures/cpu: Figures 6, 8, 10, Tables 1, 3 read ours there")] = None,
+    machines: Annotated[bool, typer.Option(
+        help="analyse the votes of programs: shows that the kit works, no evidence")] = False,
+) -> None:
     "Analyse the votes as the plan fixed it."
     from deeplandscape.report.results import save_result
     from deeplandscape.study.analysis import analyse_study
@@ -221,17 +241,22 @@ def study_analyse(
     votes, counts = ingest_votes(fixed, files)
     found = analyse_study(fixed, votes, machines)
     if figures and not found["evidence"]:
-        raise InputError("There are no votes of people that count, so there is nothing to put beside the paper; leave --figures away.")
+        raise InputError("There are no votes of people that count, so there is nothing to put beside the "
+                         "paper; leave --figures away.")
     warning = "; NO EVIDENCE: votes of programs" if found["votes"] and not found["evidence"] else ""
-    typer.echo(f"plan {found['plan'][:16]}: {found['votes']} votes of {found['people']} assessors count{warning}")
+    typer.echo(f"plan {found['plan'][:16]}: {found['votes']} votes of {found['people']} assessors "
+               f"count{warning}")
     for reason, count in found["lost"].items(): typer.echo(f"left out: {count}, {reason}")
     for r in found["numbers"].itertuples():
-        typer.echo(f"{r.method:24} {r.condition or '':36} {r.metric:16} {r.value:6.3f} ({r.low:.3f} to {r.high:.3f}), {r.votes} votes")
+        typer.echo(f"{r.method:24} {r.condition or '':36} {r.metric:16} {r.value:6.3f} ({r.low:.3f} to "
+                   f"{r.high:.3f}), {r.votes} votes")
     typer.echo(f"wrote {write_analysis(found, out, counts)}")
     if figures:
-        values = dict(plan=found["plan"], votes=found["votes"], assessors=found["people"], **{f"left out: {k}": v for k, v in found["lost"].items()})
+        values = dict(plan=found["plan"], votes=found["votes"], assessors=found["people"],
+                      **{f"left out: {k}": v for k, v in found["lost"].items()})
         for shown, own in found["numbers"].groupby("shown"):
             own = own.drop(columns="shown")
-            path = save_result(STUDY_RESULTS[shown], figures.name, table=own, values=values, parameters=fixed["rules"],
+            path = save_result(STUDY_RESULTS[shown], figures.name, table=own, values=values,
+                               parameters=fixed["rules"],
                                seed=fixed["rules"]["seed"], output=figures)
             typer.echo(f"wrote {path}")

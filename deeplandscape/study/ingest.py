@@ -27,9 +27,11 @@ def _records_of(path) -> tuple[list, int]:
     if isinstance(saved, dict) and "votes" in saved:
         if not isinstance(saved["votes"], list) or not isinstance(saved.get("seat"), int):
             raise InputError(f"{path} is not a file of answers that the page saved.")
-        return [dict(kind="vote", at=None, seat=saved["seat"], **v) if isinstance(v, dict) else v for v in saved["votes"]], 0
+        return [dict(kind="vote", at=None, seat=saved["seat"], **v) if isinstance(v, dict) else v
+                for v in saved["votes"]], 0
     records, broken = read_journal(path)
-    if not records and broken: raise InputError(f"{path} is neither a journal of votes nor a file that the page saved.")
+    if not records and broken:
+        raise InputError(f"{path} is neither a journal of votes nor a file that the page saved.")
     return [r for r in records if r["kind"] == "vote"], broken
 
 # %% ../../nbs/905_ingest.ipynb #d6e656ee
@@ -52,19 +54,24 @@ def ingest_votes(
     return pd.DataFrame(rows, columns=COLUMNS), counts
 
 
-COLUMNS = ["assessor", "seat", "part", "question", "item", "first", "second", "turned", "gold", "answer", "won", "seconds", "waited", "by", "machine", "asked"]
+COLUMNS = ["assessor", "seat", "part", "question", "item", "first", "second", "turned", "gold", "answer",
+           "won", "seconds", "waited", "by", "machine", "asked"]
 
 
 def _row(plan, vote, seat):
-    "One vote in the plan's terms: `won` is 1 where the first system was preferred, or the single video taken for real."
+    "One vote in the plan's terms: `won` is 1 where the first system, or 'real', was chosen."
     if not 0 <= seat < len(plan["seats"]): raise InputError(f"The plan has no seat {seat}.")
-    shown, q = {q: flip for page in plan["seats"][seat]["pages"] for q, flip in page}, plan["questions"][vote["question"]]
+    shown, q = {q: flip for page in plan["seats"][seat]["pages"]
+                for q, flip in page}, plan["questions"][vote["question"]]
     if vote["question"] not in shown: raise InputError(f"Seat {seat} was not asked {vote['question']}.")
     turned, first, second = bool(shown[vote["question"]]), q["systems"][0], (q["systems"] + [""])[1]
-    won = {"none": np.nan, "real": 1.0, "fake": 0.0, "left": float(not turned), "right": float(turned)}[vote["answer"]]
-    return dict(assessor=vote["assessor"], seat=seat, part=q["part"], question=vote["question"], item=q["item"], first=first, second=second,
+    won = {"none": np.nan, "real": 1.0, "fake": 0.0, "left": float(not turned),
+           "right": float(turned)}[vote["answer"]]
+    return dict(assessor=vote["assessor"], seat=seat, part=q["part"], question=vote["question"],
+                item=q["item"], first=first, second=second,
                 turned=turned, gold=q["gold"], answer=vote["answer"], won=won,
-                seconds=vote["seconds"], waited=vote["waited"], by=vote["by"], machine=vote["machine"], asked=len(shown))
+                seconds=vote["seconds"], waited=vote["waited"], by=vote["by"], machine=vote["machine"],
+                asked=len(shown))
 
 # %% ../../nbs/905_ingest.ipynb #d3af7a42
 def excluded_assessors(
@@ -110,7 +117,7 @@ def votes_that_count(
 # %% ../../nbs/905_ingest.ipynb #fea680de
 def save_votes(
     votes: pd.DataFrame,    # of `ingest_votes`
-    path,                   # .csv file
+    path: str | Path,       # .csv file
 ) -> Path:                  # the path written
     "The table of votes, with everything that an analysis needs."
     with atomic(path) as partial: votes.to_csv(partial, index=False)

@@ -22,7 +22,8 @@ def wilson(
 ) -> tuple:                 # low, high
     "Wilson's interval of a share."
     p, n, z = np.asarray(share, float), np.asarray(votes, float), stats.norm.ppf(0.5 + level / 2)
-    if np.any(n <= 0) or np.any((p < 0) | (p > 1)): raise InputError("A share of votes is between 0 and 1 and has at least one vote.")
+    if np.any(n <= 0) or np.any((p < 0) | (p > 1)):
+        raise InputError("A share of votes is between 0 and 1 and has at least one vote.")
     middle, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     return (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
 
@@ -32,7 +33,8 @@ def design_effect(
     correlation: float,     # rho, of two votes on one photograph
 ) -> float:                 # how many votes are worth an independent one
     "Kish's design effect of votes in clusters of equal size."
-    if not 0 <= correlation <= 1 or votes_each < 1: raise InputError("A correlation is between 0 and 1, and a photograph has at least one vote.")
+    if not 0 <= correlation <= 1 or votes_each < 1:
+        raise InputError("A correlation is between 0 and 1, and a photograph has at least one vote.")
     return 1 + (votes_each - 1) * correlation
 
 # %% ../../nbs/904_intervals.ipynb #d8e0fba3
@@ -52,7 +54,8 @@ def cluster_weights(
 ) -> np.ndarray:                # (B, n) how often the cluster of each vote was drawn
     "Weights of votes in a bootstrap of their clusters."
     names, codes = np.unique(np.asarray(clusters), return_inverse=True)
-    return rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)[:, codes].astype(float)
+    return rng.multinomial(len(names), np.full(len(names), 1 / len(names)),
+                           size=draws)[:, codes].astype(float)
 
 # %% ../../nbs/904_intervals.ipynb #64b25cb9
 def two_way_variance(
@@ -64,7 +67,8 @@ def two_way_variance(
 ) -> np.ndarray:                # (k,)
     "The variance of a statistic of votes that share photographs and assessors."
     rng, n = np.random.default_rng(seed), len(photographs)
-    part = [np.var(statistic(cluster_weights(c, draws, rng)), axis=0, ddof=1) for c in (photographs, assessors, np.arange(n))]
+    part = [np.var(statistic(cluster_weights(c, draws, rng)), axis=0, ddof=1)
+            for c in (photographs, assessors, np.arange(n))]
     return np.maximum(part[0] + part[1] - part[2], np.maximum(part[0], part[1]))
 
 
@@ -79,7 +83,9 @@ def two_way_interval(
     "A statistic of votes and its interval over photographs and assessors."
     clusters = min(len(set(photographs)), len(set(assessors)))
     value = statistic(np.ones((1, len(photographs))))[0]
-    if clusters < 2: return Clustered(value, np.full_like(value, -np.inf), np.full_like(value, np.inf), np.full_like(value, np.inf))
+    if clusters < 2:
+        return Clustered(value, np.full_like(value, -np.inf), np.full_like(value, np.inf),
+                         np.full_like(value, np.inf))
     error = np.sqrt(two_way_variance(statistic, photographs, assessors, draws, seed))
     half = stats.t.ppf(0.5 + level / 2, clusters - 1) * error
     return Clustered(value, value - half, value + half, error)
@@ -97,5 +103,7 @@ def share_interval(
     won = np.asarray(won, float)
     if not len(won): return np.nan, np.nan, np.nan
     odds = lambda w: logit((w @ won[:, None] + 0.5) / (w.sum(1, keepdims=True) + 1))
-    found, plain = two_way_interval(odds, photographs, assessors, level, draws, seed), wilson(won.mean(), len(won), level)
-    return won.mean(), min(float(expit(found.low[0])), float(plain[0])), max(float(expit(found.high[0])), float(plain[1]))
+    found, plain = two_way_interval(odds, photographs, assessors, level, draws,
+                                    seed), wilson(won.mean(), len(won), level)
+    return won.mean(), min(float(expit(found.low[0])),
+                           float(plain[0])), max(float(expit(found.high[0])), float(plain[1]))

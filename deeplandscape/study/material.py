@@ -134,18 +134,21 @@ class StillPhoto:
 # %% ../../nbs/909_material.ipynb #5bce2273
 class FolderSystem:
     "Clips that another program made."
-    def __init__(self, folder):                 # with one video for each photograph, or with folders A and B of them
+    # with one video for each photograph, or with folders A and B of them
+    def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         if not self.folder.is_dir(): raise InputError(f"There is no folder {folder} of clips.")
         self.speeds = (self.folder / "A").is_dir() or (self.folder / "B").is_dir()
 
     def path(self, item: StudyItem, setting: str = "") -> Path | None:
         "The file of a photograph."
-        return next((p for p in _listed(self.folder / setting if self.speeds else self.folder, VIDEOS) if p.stem == item.name), None)
+        return next((p for p in _listed(self.folder / setting if self.speeds else self.folder, VIDEOS)
+                     if p.stem == item.name), None)
 
-    def __call__(self, item, frames, speed, setting=""):
+    def __call__(self, item, frames, speed, setting: str = ""):
         path = self.path(item, setting)
-        return None if path is None else to_uint8(read_clips([path], item.photo.shape[-1], frames)[0])[:frames]
+        return (None if path is None else to_uint8(
+            read_clips([path], item.photo.shape[-1], frames)[0])[:frames])
 
 
 class FittedSystem:
@@ -156,7 +159,8 @@ class FittedSystem:
         system = self.make()
         fitted = system.fit(item.photo) or system
         video = fitted.animate(frames, seed=self.seed, speed=1.0).frames
-        return to_uint8(F.interpolate(from_uint8(to_uint8(video)), size=item.photo.shape[-2:], mode="bicubic", antialias=True).clamp(-1, 1))
+        return to_uint8(F.interpolate(from_uint8(to_uint8(video)), size=item.photo.shape[-2:], mode="bicubic",
+                                      antialias=True).clamp(-1, 1))
 
 # %% ../../nbs/909_material.ipynb #4bcda2a7
 def clip_motion(
@@ -173,12 +177,14 @@ def aligned_speeds(
     real: list,                 # motion of the real clips
 ) -> tuple:                     # {"A": speed, "B": speed}, a sentence about each
     "The speeds of setting A and B, and how they were found."
-    mean = lambda values: float(np.nanmean(values)) if len(values) and not np.all(np.isnan(values)) else float("nan")
+    mean = lambda values: float(
+        np.nanmean(values)) if len(values) and not np.all(np.isnan(values)) else float("nan")
     own, slow, fast = mean(ours), mean(others), mean(real)
     def ratio(motion): return float(np.clip(motion / own, 0.1, 10)) if own > 0 and motion > 0 else None
     b = ratio(fast)
     a = ratio(slow)
-    said = {"B": "as the real clips move" if b else "no real clip moves: the average cloud of the paper's videos",
+    said = {"B": "as the real clips move" if b
+            else "no real clip moves: the average cloud of the paper's videos",
             "A": "as the compared systems move" if a else "no compared system moves: half of B"}
     b = b or 1.0
     return {"A": round(a or b / 2, 3), "B": round(b, 3)}, said
@@ -196,17 +202,20 @@ def scrambled_clip(
     for i in order:
         piece = pieces[i]
         n, c, h, w = piece.shape
-        cut = piece[..., :h // tiles * tiles, :w // tiles * tiles].reshape(n, c, tiles, h // tiles, tiles, w // tiles).permute(2, 4, 0, 1, 3, 5).flatten(0, 1)
-        mixed = cut[torch.randperm(tiles * tiles, generator=generator)].reshape(tiles, tiles, n, c, h // tiles, w // tiles)
+        cut = piece[..., :h // tiles * tiles, :w // tiles * tiles].reshape(
+            n, c, tiles, h // tiles, tiles, w // tiles).permute(2, 4, 0, 1, 3, 5).flatten(0, 1)
+        mixed = cut[torch.randperm(tiles * tiles,
+                                   generator=generator)].reshape(tiles, tiles, n, c, h // tiles, w // tiles)
         whole = piece.clone()
-        whole[..., :h // tiles * tiles, :w // tiles * tiles] = mixed.permute(2, 3, 0, 4, 1, 5).reshape(n, c, h // tiles * tiles, w // tiles * tiles)
+        whole[..., :h // tiles * tiles, :w // tiles * tiles] = mixed.permute(
+            2, 3, 0, 4, 1, 5).reshape(n, c, h // tiles * tiles, w // tiles * tiles)
         out.append(whole)
     return torch.cat(out)
 
 # %% ../../nbs/909_material.ipynb #6beaa33d
 def write_clip(
     frames: torch.Tensor,   # (T, 3, S, S) uint8
-    folder,                 # of the material
+    folder: str | Path,     # of the material
 ) -> dict:                  # file, sha256
     "One clip under a name that says nothing but its content."
     folder = Path(folder)
@@ -220,9 +229,12 @@ def write_clip(
 
 def _lines(system, item, setting, frames, folder, scramble):
     "Both lengths of one clip, perhaps scrambled too."
-    kinds = [(frames, False)] + ([(scrambled_clip(frames, int(hashlib.sha256(item.encode()).hexdigest()[:6], 16)), True)] if scramble else [])
+    kinds = ([(frames, False)] + (
+        [(scrambled_clip(frames, int(hashlib.sha256(item.encode()).hexdigest()[:6], 16)), True)] if scramble
+        else []))
     about = dict(system=system, item=item, setting=setting)
-    return [dict(**about, frames=n, scrambled=mixed, **write_clip(clip[:n], folder)) for clip, mixed in kinds for n in (SHORT, LONG)]
+    return [dict(**about, frames=n, scrambled=mixed, **write_clip(clip[:n], folder)) for clip, mixed in kinds
+            for n in (SHORT, LONG)]
 
 # %% ../../nbs/909_material.ipynb #f9a28fba
 def _find_speeds(items, systems, ours, say):
@@ -265,20 +277,28 @@ def prepare_study(
     "All clips of a study and the list of them."
     out = Path(out)
     (out / "clips").mkdir(parents=True, exist_ok=True)
-    gold, names = "Real" if any(i.real is not None for i in items) else next(iter(systems), ""), sorted(systems)
-    digest = hashlib.sha256(repr((names, sorted(synthetic), [(i.name, i.photo.sum().item()) for i in items], key)).encode()).hexdigest()
-    speeds, said = _kept(out / "work" / "speeds.json", digest, lambda: _find_speeds(items, systems, ours, say))
+    gold, names = "Real" if any(i.real is not None
+                                for i in items) else next(iter(systems), ""), sorted(systems)
+    digest = hashlib.sha256(repr((names, sorted(synthetic), [(i.name, i.photo.sum().item()) for i in items],
+                                  key)).encode()).hexdigest()
+    speeds, said = _kept(out / "work" / "speeds.json", digest,
+                         lambda: _find_speeds(items, systems, ours, say))
     clips, listed = [], {}
     for item in progress(items, "photographs"):
-        clips += _kept(out / "work" / f"{item.name}.json", digest, lambda item=item: _make_item(item, systems, speeds, out, gold))
+        clips += _kept(out / "work" / f"{item.name}.json", digest,
+                       lambda item=item: _make_item(item, systems, speeds, out, gold))
         listed[item.name] = _photo(item, out)
     first = next(iter(synthetic), "")
     for i in progress(range(samples if synthetic else 0), "samples"):
-        def drawn(i=i): return [line for name, make in synthetic.items() for line in _lines(name, f"sample {i:03d}", "", make(i), out, name == first)]
+        def drawn(i=i):
+            return [line for name, make in synthetic.items()
+                    for line in _lines(name, f"sample {i:03d}", "", make(i), out, name == first)]
         clips += _kept(out / "work" / f"sample {i:03d}.json", digest, drawn)
-    card = dict(fps=FPS, side=int(items[0].photo.shape[-1]), speeds=speeds, speeds_found=said, systems=names, synthetic=sorted(synthetic))
+    card = dict(fps=FPS, side=int(items[0].photo.shape[-1]), speeds=speeds, speeds_found=said, systems=names,
+                synthetic=sorted(synthetic))
     material = dict(clips=clips, items=listed, card=card)
-    with atomic(out / "material.json") as partial: Path(partial).write_text(json.dumps(material, indent=1) + "\n", encoding="utf-8")
+    with atomic(out / "material.json") as partial:
+        Path(partial).write_text(json.dumps(material, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(out / "work", ignore_errors=True)
     return material
 

@@ -29,22 +29,26 @@ def study_sheet(
     def shown(question, turned):
         asked = plan["questions"][question]
         files = [clips[i]["file"] for i in asked["clips"]]
-        photo = "" if part["synthetic"] or len(files) == 1 else plan["material"]["items"].get(asked["item"], {}).get("file", "")
+        photo = ("" if part["synthetic"] or len(files) == 1
+                 else plan["material"]["items"].get(asked["item"], {}).get("file", ""))
         return dict(id=question, clips=files[::-1] if turned else files, photo=photo or None)
 
-    pages = [dict(limit=rules.seconds_per_task * len(page), questions=[shown(*entry) for entry in page]) for page in placed["pages"]]
+    pages = [dict(limit=rules.seconds_per_task * len(page), questions=[shown(*entry) for entry in page])
+             for page in placed["pages"]]
     here = {question for page in placed["pages"] for question, _ in page}
     gold = [q for q, asked in plan["questions"].items() if asked["gold"] and asked["part"] == placed["part"]]
     pick = next((q for q in gold if q not in here), gold[0] if gold else None)
     known = "left" if part["protocol"] == "side by side" else "fake"
     example = None if pick is None else shown(pick, False) | dict(answer=known)
-    return dict(plan=plan["hash"], seat=seat, title=plan["title"], contact=plan.get("contact", ""), protocol=part["protocol"], pages=pages, example=example)
+    return dict(plan=plan["hash"], seat=seat, title=plan["title"], contact=plan.get("contact", ""),
+                protocol=part["protocol"], pages=pages, example=example)
 
 
 def study_files(plan: dict) -> list[str]:  # names relative to the folder of the material
     "The clips and photographs that the pages of a study show."
     used = {i for asked in plan["questions"].values() for i in asked["clips"]}
-    photos = {plan["material"]["items"].get(asked["item"], {}).get("file", "") for asked in plan["questions"].values()}
+    photos = {plan["material"]["items"].get(asked["item"], {}).get("file", "")
+              for asked in plan["questions"].values()}
     return sorted({plan["material"]["clips"][i]["file"] for i in used} | (photos - {""}))
 
 # %% ../../nbs/902_page.ipynb #1efc13ad
@@ -97,21 +101,29 @@ def notebook_page(
     "One seat of a study as one page, its clips inside."
     sheet = study_sheet(plan, seat)
 
-    def inside(name): return f"data:{mimetypes.guess_type(name)[0]};base64," + base64.b64encode((Path(material) / name).read_bytes()).decode()
+    def inside(name):
+        return (f"data:{mimetypes.guess_type(name)[0]};base64,"
+                + base64.b64encode((Path(material) / name).read_bytes()).decode())
 
-    asked = [q for page in sheet["pages"] for q in page["questions"]] + ([sheet["example"]] if sheet["example"] else [])
+    asked = ([q for page in sheet["pages"] for q in page["questions"]]
+             + ([sheet["example"]] if sheet["example"] else []))
     names = {name for q in asked for name in (*q["clips"], q["photo"]) if name}
     data = {name: inside(name) for name in sorted(names)}
-    for q in asked: q["clips"], q["photo"] = [data[name] for name in q["clips"]], q["photo"] and data[q["photo"]]
-    common, script = dict(plan=plan["hash"], title=plan["title"], contact=plan.get("contact", "")), (PAGE / "study.js").read_text(encoding="utf-8")
+    for q in asked:
+        q["clips"], q["photo"] = [data[name] for name in q["clips"]], q["photo"] and data[q["photo"]]
+    common, script = dict(plan=plan["hash"], title=plan["title"],
+                          contact=plan.get("contact", "")), (PAGE / "study.js").read_text(encoding="utf-8")
     own = json.dumps(dict(plan=plan["hash"], common=common, sheets=[sheet])).replace("</", "<\\/")
     page = (PAGE / "index.html").read_text(encoding="utf-8")
-    page = page.replace('<link rel="stylesheet" href="study.css">', f"<style>{(PAGE / 'study.css').read_text(encoding='utf-8')}</style>")
+    page = page.replace('<link rel="stylesheet" href="study.css">',
+                        f"<style>{(PAGE / 'study.css').read_text(encoding='utf-8')}</style>")
     page = page.replace('<script src="study.js" defer></script>', "").replace("<!-- sheets -->", "")
-    return page.replace("</body>", f"<script>window.STUDY = {own};</script>\n<script>{script}</script>\n</body>")
+    return page.replace("</body>",
+                        f"<script>window.STUDY = {own};</script>\n<script>{script}</script>\n</body>")
 
 
 def study_frame(page: str, height: int = 720) -> str:  # of `notebook_page`; px
     "The page in a frame, as HTML for a notebook's cell."
     style = f"width: 100%; height: {height}px; border: 0"
-    return f'<iframe title="user study" sandbox="allow-scripts allow-downloads" style="{style}" srcdoc="{html.escape(page)}"></iframe>'
+    return (f'<iframe title="user study" sandbox="allow-scripts allow-downloads" style="{style}" '
+            f'srcdoc="{html.escape(page)}"></iframe>')

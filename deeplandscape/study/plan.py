@@ -22,7 +22,8 @@ from ..files import atomic
 # %% ../../nbs/90_plan.ipynb #5429a38a
 OURS = ("Ours (EOIF)", "Ours (EOIFS)")
 OTHERS = ("SG", "AL (no int)", "AL (+ style)", "TS", "Real", "control: still photo", "control: pixels moved")
-ABLATION = ("Original StyleGAN", "+ frame discriminator", "+ separate S_st and S_dyn", "+ separate z_st and z_dyn", "+ crop sampling")
+ABLATION = ("Original StyleGAN", "+ frame discriminator", "+ separate S_st and S_dyn",
+            "+ separate z_st and z_dyn", "+ crop sampling")
 BALANCE = ("decay", "freq = 0.1", "freq = 0.3", "freq = 0.5")
 AGAINST_OURS = tuple((other, ours) for other in OTHERS for ours in OURS) + (OURS,)
 
@@ -41,13 +42,18 @@ class StudyPart:
 
 
 PARTS = {
-    "short": StudyPart("fig08_user_study", "side by side", "short (100 frames)", "A", 100, pairs=AGAINST_OURS),
+    "short": StudyPart("fig08_user_study", "side by side", "short (100 frames)", "A", 100,
+                       pairs=AGAINST_OURS),
     "long": StudyPart("fig08_user_study", "side by side", "long (200 frames)", "A", 200, pairs=AGAINST_OURS),
-    "fooling": StudyPart("fig08_user_study", "real or fake", "one video, real or fake", "A", 200, systems=(*OTHERS, "Ours (Synth.)", *OURS)),
+    "fooling": StudyPart("fig08_user_study", "real or fake", "one video, real or fake", "A", 200,
+                         systems=(*OTHERS, "Ours (Synth.)", *OURS)),
     "fast": StudyPart("fig10_user_study_b", "side by side", "", "B", 200, pairs=AGAINST_OURS),
-    "ablation": StudyPart("fig06_ablation", "side by side", "", synthetic=True, pairs=(*zip(ABLATION[1:], ABLATION), (ABLATION[-1], ABLATION[0]))),
-    "balance": StudyPart("tab01_balance", "side by side", "", synthetic=True, pairs=tuple((share, "decay") for share in BALANCE[1:])),
-    "finetuning": StudyPart("tab03_al_finetuned", "side by side", "", "A", 200, pairs=(("AL (no int)", "AL (finetuned)"),))}
+    "ablation": StudyPart("fig06_ablation", "side by side", "", synthetic=True,
+                          pairs=(*zip(ABLATION[1:], ABLATION), (ABLATION[-1], ABLATION[0]))),
+    "balance": StudyPart("tab01_balance", "side by side", "", synthetic=True,
+                         pairs=tuple((share, "decay") for share in BALANCE[1:])),
+    "finetuning": StudyPart("tab03_al_finetuned", "side by side", "", "A", 200,
+                            pairs=(("AL (no int)", "AL (finetuned)"),))}
 
 # %% ../../nbs/90_plan.ipynb #8337c9ae
 @dataclass(frozen=True)
@@ -70,10 +76,14 @@ class StudyRules:
 
 def check_rules(rules: StudyRules) -> None:
     "Refuse rules by which no study can be held."
-    if not 1 <= rules.assessors <= 1000: raise InputError(f"{rules.assessors} assessors for a question are not possible; the paper has 5.")
-    if not 0 <= rules.gold < rules.questions: raise InputError(f"Of {rules.questions} questions {rules.gold} cannot be gold; give fewer gold ones.")
-    if rules.tasks_on_a_page < 1 or rules.seconds_per_task <= 0: raise InputError("A page needs at least one task, and a task some seconds.")
-    if not 0.5 <= rules.level < 1: raise InputError(f"Intervals at the level {rules.level} are not possible; 0.95 is usual.")
+    if not 1 <= rules.assessors <= 1000:
+        raise InputError(f"{rules.assessors} assessors for a question are not possible; the paper has 5.")
+    if not 0 <= rules.gold < rules.questions:
+        raise InputError(f"Of {rules.questions} questions {rules.gold} cannot be gold; give fewer gold ones.")
+    if rules.tasks_on_a_page < 1 or rules.seconds_per_task <= 0:
+        raise InputError("A page needs at least one task, and a task some seconds.")
+    if not 0.5 <= rules.level < 1:
+        raise InputError(f"Intervals at the level {rules.level} are not possible; 0.95 is usual.")
 
 # %% ../../nbs/90_plan.ipynb #5a87f2c7
 def one_round(
@@ -97,7 +107,8 @@ def _even_out(edges: list, groups: dict) -> list:
     degree, extra, odd = {}, [], {"question": [], "seat": []}
     for q, s in edges:
         for vertex in (("question", q), ("seat", s)): degree[vertex] = degree.get(vertex, 0) + 1
-    for kind, vertex in sorted((v for v in degree if degree[v] % 2), key=lambda v: (v[0], str(groups.get(v[1])), str(v[1]))):
+    for kind, vertex in sorted((v for v in degree if degree[v] % 2),
+                               key=lambda v: (v[0], str(groups.get(v[1])), str(v[1]))):
         odd[kind].append(vertex)
     left, k = [], 0
     while k < len(odd["question"]):
@@ -105,9 +116,11 @@ def _even_out(edges: list, groups: dict) -> list:
         if len(q) == 2 and groups[q[0]] == groups[q[1]]:
             extra += [(("question", v), ("extra seat", k)) for v in q]; k += 2
         else: left.append(q[0]); k += 1
-    for i in range(0, len(odd["seat"]) - 1, 2): extra += [(("extra question", i), ("seat", v)) for v in odd["seat"][i:i + 2]]
+    for i in range(0, len(odd["seat"]) - 1, 2):
+        extra += [(("extra question", i), ("seat", v)) for v in odd["seat"][i:i + 2]]
     alone = odd["seat"][-1:] if len(odd["seat"]) % 2 else []
-    extra += [(("question", v), ("extra seat", "rest")) for v in left] + [(("extra question", "rest"), ("seat", v)) for v in alone]
+    extra += ([(("question", v), ("extra seat", "rest")) for v in left]
+              + [(("extra question", "rest"), ("seat", v)) for v in alone])
     if len(left) % 2: extra.append((("extra question", "rest"), ("extra seat", "rest")))
     return [(("question", q), ("seat", s)) for q, s in edges] + extra
 
@@ -133,7 +146,8 @@ def balanced_sides(
     return side[:len(edges)]
 
 # %% ../../nbs/90_plan.ipynb #4d222f24
-def clips_by_name(material: dict) -> dict:  # (system, item, setting, frames, scrambled) -> number in material["clips"]
+# (system, item, setting, frames, scrambled) -> number in material["clips"]
+def clips_by_name(material: dict) -> dict:
     "The clips of the material; a system that has one speed only stands in both settings."
     found = {}
     for i, clip in enumerate(material["clips"]):
@@ -146,22 +160,27 @@ def questions_of(
     name: str,          # of a part
     part: StudyPart,    # what it compares
     clips: dict,        # of `clips_by_name`
-) -> tuple:             # [(systems, item, numbers of the clips)] in the order of pair and item, the items, gold [(item, clip, scrambled)], systems left out
+# [(systems, item, numbers of the clips)] in the order of pair and item, the items, gold [(item, clip,
+# scrambled)], systems left out
+) -> tuple:
     "All that a part can ask of the material."
-    has = lambda system: {i for s, i, setting, frames, scrambled in clips if (s, setting, frames, scrambled) == (system, part.setting, part.frames, False)}
+    has = lambda system: {i for s, i, setting, frames, scrambled in clips
+                          if (s, setting, frames, scrambled) == (system, part.setting, part.frames, False)}
     groups = part.pairs or tuple((s,) for s in part.systems)
     there = {s: has(s) for s in dict.fromkeys(s for group in groups for s in group)}
-    kept, absent = [g for g in groups if all(there[s] for s in g)], [s for s, items in there.items() if not items]
+    kept, absent = [g for g in groups if all(there[s]
+                                             for s in g)], [s for s, items in there.items() if not items]
     items = sorted(set.intersection(*(there[s] for g in kept for s in g))) if kept else []
     clip = lambda system, item: clips[system, item, part.setting, part.frames, False]
     rows = [(group, item, [clip(s, item) for s in group]) for group in kept for item in items]
-    traps = [(k, i) for k, i in sorted(clips.items()) if k[2:] == (part.setting, part.frames, True) and (*k[:4], False) in clips]
+    traps = [(k, i) for k, i in sorted(clips.items()) if k[2:] == (part.setting, part.frames, True)
+             and (*k[:4], False) in clips]
     gold = [(k[1], clips[(*k[:4], False)], i) for k, i in [t for t in traps if t[0][0] in there] or traps]
     return rows, items, gold, absent
 
 # %% ../../nbs/90_plan.ipynb #d491e88c
 def _with_gold(shown, gold, per_seat, on_a_page, rng):
-    "Pages of one seat: [(question, item, turned) ...], `gold` of them mixed in; neighbours differ in their photograph where that is possible."
+    "Pages of one seat: [(question, item, turned) ...], `gold` of them mixed in; neighbours differ in photograph."
     for _ in range(50):
         shown = [shown[i] for i in rng.permutation(len(shown))]
         if all(a[1] != b[1] for a, b in zip(shown, shown[1:])): break
@@ -183,23 +202,30 @@ def _plan_part(name, part, clips, rules, rng):
     if not rows: return {}, [], [f"{name}: no pair of systems has clips"]
     hidden = lambda *what: "q" + hashlib.sha256(repr((rules.seed, name, *what)).encode()).hexdigest()[:12]
     ids = {(systems, item): hidden(systems, item) for systems, item, _ in rows}
-    questions = {ids[s, item]: dict(part=name, item=item, systems=list(s), clips=c, gold=False) for s, item, c in rows}
+    questions = {ids[s, item]: dict(part=name, item=item, systems=list(s), clips=c, gold=False)
+                 for s, item, c in rows}
     traps = [(hidden("gold", a, b), item, [a, b]) for item, a, b in gold]
     if rules.gold and len(traps) < rules.gold:
-        raise InputError(f"The material has {len(traps)} scrambled clips for {name}, but {rules.gold} gold questions are planned; "
+        raise InputError(f"The material has {len(traps)} scrambled clips for {name}, but {rules.gold} gold "
+                         f"questions are planned; "
                          "prepare more photographs, or plan fewer.")
     single = part.protocol == "real or fake"
     shown = ["scrambled"] if single else ["in order", "scrambled"]
-    questions |= {q: dict(part=name, item=item, systems=shown, clips=c[1:] if single else c, gold=True) for q, item, c in traps}
+    questions |= {q: dict(part=name, item=item, systems=shown, clips=c[1:] if single else c, gold=True)
+                  for q, item, c in traps}
     groups = list(dict.fromkeys(systems for systems, _, _ in rows))
-    rounds = [[(ids[groups[p], items[j]], items[j]) for p, j in one_round(len(groups), len(items), rng)] for _ in range(rules.assessors)]
+    rounds = [[(ids[groups[p], items[j]], items[j]) for p, j in one_round(len(groups), len(items), rng)]
+              for _ in range(rules.assessors)]
     seats = [seat for order in rounds for seat in cut_seats(order, rules.questions - rules.gold)]
     edges = [(q, s) for s, seat in enumerate(seats) for q, _ in seat]
     turned = iter(balanced_sides(edges, {q: tuple(questions[q]["systems"]) for q, _ in edges}))
     on_a_page = rules.tasks_on_a_page if part.synthetic else rules.questions
-    pages = [_with_gold([(q, item, next(turned)) for q, item in seat], [t[:2] for t in traps], rules.gold, on_a_page, rng) for seat in seats]
+    pages = [_with_gold([(q, item, next(turned)) for q, item in seat], [t[:2] for t in traps], rules.gold,
+                        on_a_page, rng) for seat in seats]
     used = {q for seat in pages for page in seat for q, _ in page}
-    return {q: v for q, v in questions.items() if q in used}, [dict(part=name, pages=p) for p in pages], [f"{name}: no clips of {s}" for s in absent]
+    return {q: v for q, v in questions.items()
+            if q in used}, [dict(part=name, pages=p)
+                            for p in pages], [f"{name}: no clips of {s}" for s in absent]
 
 # %% ../../nbs/90_plan.ipynb #b1688665
 PLAN_FORMAT = "deeplandscape user study 1"
@@ -221,39 +247,53 @@ def make_study(
     "The plan of a study from the clips that are there; the same seed gives the same plan."
     check_rules(rules)
     unknown = [name for name in parts if name not in PARTS]
-    if unknown: raise InputError(f"There is no part {unknown[0]!r} of a study; choose among {', '.join(PARTS)}.")
-    rng, clips, questions, seats, missing = np.random.default_rng(rules.seed), clips_by_name(material), {}, [], []
+    if unknown:
+        raise InputError(f"There is no part {unknown[0]!r} of a study; choose among {', '.join(PARTS)}.")
+    rng, clips, questions, seats, missing = np.random.default_rng(
+        rules.seed), clips_by_name(material), {}, [], []
     for name in parts:
         asked, placed, absent = _plan_part(name, PARTS[name], clips, rules, rng)
         questions |= asked; seats.append(placed); missing += absent
-    if not questions: raise InputError("The material has no two systems that a study could compare; prepare clips of more systems.")
-    turn = sorted((i / len(part), n, i) for n, part in enumerate(seats) for i in range(len(part)))      # all parts fill at the same pace
-    plan = dict(format=PLAN_FORMAT, title=title, contact=contact, parts={n: asdict(PARTS[n]) for n in parts if any(q["part"] == n for q in questions.values())},
-                rules=asdict(rules), material=dict(clips=material["clips"], items=material["items"], card=material.get("card", {})),
+    if not questions:
+        raise InputError("The material has no two systems that a study could compare; prepare clips of more "
+                         "systems.")
+    # all parts fill at the same pace
+    turn = sorted((i / len(part), n, i) for n, part in enumerate(seats) for i in range(len(part)))
+    plan = dict(format=PLAN_FORMAT, title=title, contact=contact,
+                parts={n: asdict(PARTS[n]) for n in parts if any(q["part"] == n for q in questions.values())},
+                rules=asdict(rules), material=dict(clips=material["clips"], items=material["items"],
+                                                   card=material.get("card", {})),
                 questions=questions, seats=[seats[n][i] for _, n, i in turn], missing=missing)
-    plan = json.loads(json.dumps(plan))                  # tuples become lists, as they will be when it is read again
+    plan = json.loads(json.dumps(plan))  # tuples become lists, as they will be when it is read again
     return plan | {"hash": plan_hash(plan)}
 
 # %% ../../nbs/90_plan.ipynb #759f8d19
 def write_study(
     plan: dict,     # of `make_study`
-    path,           # .json file, which must not be there yet
+    path: str | Path,  # .json file, which must not be there yet
 ) -> Path:          # the path written
     "Writes a plan; one that is there already is never replaced."
     path = Path(path)
-    if path.exists(): raise InputError(f"{path} is there already; a plan is not changed once it is written, so give another name.")
-    with atomic(path) as partial: Path(partial).write_text(json.dumps(plan, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    if path.exists():
+        raise InputError(f"{path} is there already; a plan is not changed once it is written, so give "
+                         f"another name.")
+    with atomic(path) as partial:
+        Path(partial).write_text(json.dumps(plan, ensure_ascii=False, sort_keys=True) + "\n",
+                                 encoding="utf-8")
     return path
 
 
 def read_study(
-    path,           # .json file
+    path: str | Path,  # .json file
 ) -> dict:          # the plan
     "Reads a plan and checks that nobody has changed it."
     try: plan = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError: raise InputError(f"There is no plan {path}; make one with `deeplandscape study plan`.") from None
+    except FileNotFoundError:
+        raise InputError(f"There is no plan {path}; make one with `deeplandscape study plan`.") from None
     except (OSError, ValueError): raise InputError(f"{path} cannot be read as the plan of a study.") from None
-    if not isinstance(plan, dict) or plan.get("format") != PLAN_FORMAT: raise InputError(f"{path} is not the plan of a study of this version.")
+    if not isinstance(plan, dict) or plan.get("format") != PLAN_FORMAT:
+        raise InputError(f"{path} is not the plan of a study of this version.")
     if plan.get("hash") != plan_hash(plan):
-        raise InputError(f"{path} was changed after it was written; its votes would not be those of the plan that was fixed.")
+        raise InputError(f"{path} was changed after it was written; its votes would not be those of the "
+                         f"plan that was fixed.")
     return plan

@@ -16,7 +16,8 @@ from ..core import InputError
 from .intervals import design_effect, wilson
 
 # %% ../../nbs/908_power.ipynb #47ccd8fb
-CLIPS, SAMPLES, EACH, CORRELATION = 69, 100, 5, 0.2         # test clips, videos of an ablation, assessors of a question, assumed
+# test clips, videos of an ablation, assessors of a question, assumed
+CLIPS, SAMPLES, EACH, CORRELATION = 69, 100, 5, 0.2
 ASSUMED = "{clips} clips, {each} votes on each, which correlate by {correlation}"
 
 def share_of(
@@ -42,13 +43,14 @@ def paper_intervals(
 ) -> pd.DataFrame:                  # the numbers that people gave, with low, high and separated (from chance)
     "The intervals that published numbers of people must have had."
     found, votes = table[table.metric.isin(PEOPLE)].copy(), clips * each / design_effect(each, correlation)
-    found = found[~((found.metric == "R") & (found.value == 0))]          # the row that the others are compared with
+    found = found[~((found.metric == "R") & (found.value == 0))]  # the row that the others are compared with
     shares = np.array([share_of(m, v, reading) for m, v in zip(found.metric, found.value)])
     low, high = wilson(shares, votes, level)
     separated = (low > 0.5) | (high < 0.5)
     gain, scale = found.metric.isin(("R", "ΔR")).values, 1.0 if reading == "half" else 2.0
     low, high = np.where(gain, scale * (low - 0.5), low), np.where(gain, scale * (high - 0.5), high)
-    total = found.condition.str.startswith("against Original").values & gain       # a sum of four gains: their variances add up
+    # a sum of four gains: their variances add up
+    total = found.condition.str.startswith("against Original").values & gain
     if total.any():
         half = np.sqrt(((high - low)[gain & ~total] ** 2).sum()) / 2
         low[total], high[total] = found.value[total] - half, found.value[total] + half
@@ -64,7 +66,8 @@ def largest_correlation(
 ) -> float:                     # 0 ... 1; NaN where independent votes would not separate it either
     "The largest correlation of votes on one clip at which a share is still separated from one half."
     z = stats.norm.ppf(0.5 + level / 2)
-    least = z**2 * 0.25 / max(abs(share - 0.5), 1e-12) ** 2               # independent votes; Wilson's interval is the inverted test
+    # independent votes; Wilson's interval is the inverted test
+    least = z**2 * 0.25 / max(abs(share - 0.5), 1e-12) ** 2
     rho = (clips * each / least - 1) / (each - 1)
     return float("nan") if rho < 0 else min(rho, 1.0)
 
@@ -92,9 +95,12 @@ def votes_needed(
     level: float = 0.95,                # of the interval
 ) -> int:
     "Votes on one pair of systems that separate a share from one half."
-    if not 0 < share < 1 or share == 0.5: raise InputError("No number of votes separates one half from one half; give another share between 0 and 1.")
+    if not 0 < share < 1 or share == 0.5:
+        raise InputError("No number of votes separates one half from one half; give another share between 0 "
+                         "and 1.")
     z, q = stats.norm.ppf(0.5 + level / 2), stats.norm.ppf(power)
-    return int(np.ceil(((z * 0.5 + q * np.sqrt(share * (1 - share))) / (share - 0.5)) ** 2 * design_effect(each, correlation)))
+    return int(np.ceil(((z * 0.5 + q * np.sqrt(share * (1 - share))) / (share - 0.5)) ** 2
+                       * design_effect(each, correlation)))
 
 
 def power_of(
@@ -128,7 +134,8 @@ def draw_power(
     axis.axvline(clips, color="#d55e00", ls="--", label=f"this study: {clips} clips, {clips * each} votes")
     enough = -(-votes_needed(share, each, correlation) // each)
     axis.axvline(enough, color="#029e73", label=f"power 80 %: {enough:,} clips, {enough * each:,} votes")
-    axis.set(xscale="log", xlabel="clips", ylabel="win ratio", ylim=(max(0, share - 0.3), min(1, share + 0.3)))
+    axis.set(xscale="log", xlabel="clips", ylabel="win ratio",
+             ylim=(max(0, share - 0.3), min(1, share + 0.3)))
     axis.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     return figure
 
@@ -137,13 +144,16 @@ def power_widget():
     "Sliders for a study that is being planned: how many votes separate 0.48 from 0.52."
     import ipywidgets as widgets
     from IPython.display import display
-    shares = widgets.SelectionSlider(options=[round(0.5 + i / 100, 2) for i in range(1, 41)], value=0.52, description="win ratio")
-    controls = dict(share=shares, clips=widgets.IntSlider(69, 4, 400, description="clips"), each=widgets.IntSlider(5, 1, 40, description="votes each"),
+    shares = widgets.SelectionSlider(options=[round(0.5 + i / 100, 2) for i in range(1, 41)], value=0.52,
+                                     description="win ratio")
+    controls = dict(share=shares, clips=widgets.IntSlider(69, 4, 400, description="clips"),
+                    each=widgets.IntSlider(5, 1, 40, description="votes each"),
                     correlation=widgets.FloatSlider(0.2, min=0, max=1, step=0.05, description="correlation"))
     sentence = widgets.Label()
     def show(share, clips, each, correlation):
         chance, needed = power_of(share, clips, each, correlation), votes_needed(share, each, correlation)
-        sentence.value = f"{clips * each:,} votes find {share} with a chance of {chance:.0%}; 80 % need {needed:,} votes."
+        sentence.value = (f"{clips * each:,} votes find {share} with a chance of {chance:.0%}; 80 % need "
+                          f"{needed:,} votes.")
         figure = draw_power(share, clips, each, correlation)
         display(figure)
         plt.close(figure)

@@ -114,24 +114,27 @@ class _Handler(BaseHTTPRequestHandler):
 # %% ../../nbs/903_server.ipynb #14e96ad6
 class StudyHandler(_Handler):
     "What is answered to one connection."
-    def do_GET(self): self._safely(self._get)
+    def do_GET(self) -> None: self._safely(self._get)
     do_HEAD = do_GET
-    def do_POST(self): self._safely(self._post)
+    def do_POST(self) -> None: self._safely(self._post)
 
     def _get(self):
         name = self._name()
         path = self.server.files.get(name)
         if path is None: raise Refused(404, "There is nothing here.")
-        self._answer(200, path.read_bytes(), mimetypes.guess_type(path.name)[0] or "application/octet-stream", keep=name.startswith("clips/"))
+        self._answer(200, path.read_bytes(), mimetypes.guess_type(path.name)[0] or "application/octet-stream",
+                     keep=name.startswith("clips/"))
 
     def _post(self):
         name, record = self._name(), self._body()
         if name == "api/vote": return self._json(200, dict(new=self.server.register.add(record)))
         if name != "api/seat": raise Refused(404, "There is nothing here.")
-        if not isinstance(record, dict) or set(record) != {"assessor", "machine"}: raise Refused(400, "A seat is asked for with assessor and machine.")
+        if not isinstance(record, dict) or set(record) != {"assessor", "machine"}:
+            raise Refused(400, "A seat is asked for with assessor and machine.")
         seat = self.server.register.take_seat(record["assessor"], record["machine"] is True)
         if seat is None: raise Refused(410, "Enough people have taken part, thank you. No seat is free.")
-        self._json(200, study_sheet(self.server.plan, seat) | dict(answered=self.server.register.answers.get(record["assessor"], {})))
+        self._json(200, study_sheet(self.server.plan, seat)
+                   | dict(answered=self.server.register.answers.get(record["assessor"], {})))
 
 # %% ../../nbs/903_server.ipynb #16c97fbd
 def serve_study(
@@ -145,12 +148,18 @@ def serve_study(
 ) -> StudyServer:               # not running yet: call its serve_forever
     "A server for a study, and a word about who can reach it."
     local = host in ("127.0.0.1", "localhost", "::1")
-    if token is not None and not (token.isalnum() and token.isascii() and len(token) >= 8): raise InputError("A token is 8 or more letters and digits.")
-    server = StudyServer(plan, material, results, host, port, token if token is not None else "" if local else secrets.token_hex(8))
-    if not local: say("Warning: everybody who has this address can take part, and the connection is not encrypted. "
+    if token is not None and not (token.isalnum() and token.isascii() and len(token) >= 8):
+        raise InputError("A token is 8 or more letters and digits.")
+    server = StudyServer(plan, material, results, host, port,
+                         token if token is not None else "" if local else secrets.token_hex(8))
+    if not local:
+        say("Warning: everybody who has this address can take part, and the connection is not encrypted. "
                       "In an open network put a server with TLS in front of it.")
     given = sum(len(a) for a in server.register.answers.values())
-    say(f"{len(plan['seats'])} seats, {len(server.register.of)} of them taken, {given} answers so far, in {server.register.journal.path}")
-    if server.register.broken: say(f"{server.register.broken} broken lines of the journal were passed over; they were never acknowledged")
+    say(f"{len(plan['seats'])} seats, {len(server.register.of)} of them taken, {given} answers so far, in "
+        f"{server.register.journal.path}")
+    if server.register.broken:
+        say(f"{server.register.broken} broken lines of the journal were passed over; they were never "
+            f"acknowledged")
     say(f"plan {plan['hash'][:16]}: {server.address}")
     return server

@@ -36,8 +36,10 @@ def showings(plan: dict) -> pd.DataFrame:  # of `make_study`
         for q, flip in (entry for page in seat["pages"] for entry in page):
             known = plan["questions"][q]
             first, second = (known["systems"] + [""])[:2]
-            rows.append((f"simulated-{s:05d}", s, seat["part"], q, known["item"], first, second, bool(flip), known["gold"], asked))
-    return pd.DataFrame(rows, columns=["assessor", "seat", "part", "question", "item", "first", "second", "turned", "gold", "asked"])
+            rows.append((f"simulated-{s:05d}", s, seat["part"], q, known["item"], first, second, bool(flip),
+                         known["gold"], asked))
+    return pd.DataFrame(rows, columns=["assessor", "seat", "part", "question", "item", "first", "second",
+                                       "turned", "gold", "asked"])
 
 
 def simulate_votes(
@@ -49,21 +51,25 @@ def simulate_votes(
     "A whole study, answered by simulated assessors."
     rng, table = np.random.default_rng(seed), showings(plan) if shown is None else shown
     q = people.quality | {"": 0.0, "in order": 3.0, "scrambled": -3.0}
-    codes = lambda *columns: pd.factorize(pd.MultiIndex.from_arrays(columns) if len(columns) > 1 else columns[0])[0]
+    codes = lambda *columns: pd.factorize(pd.MultiIndex.from_arrays(columns) if len(columns) > 1
+                                          else columns[0])[0]
     both = pd.concat([table["first"], table["second"]], ignore_index=True)
     two = lambda name: pd.concat([table[name]] * 2, ignore_index=True)
     luck, taste = codes(both, two("item")), codes(both, two("assessor"))
-    worth = both.map(q).values + people.photograph * rng.standard_normal(luck.max() + 1)[luck] + people.taste * rng.standard_normal(taste.max() + 1)[taste]
+    worth = (both.map(q).values + people.photograph * rng.standard_normal(luck.max() + 1)[luck]
+             + people.taste * rng.standard_normal(taste.max() + 1)[taste])
     worth = np.where(both == "", 0.0, worth).reshape(2, -1)
     who = codes(table.assessor)
     lean = (people.lean + people.lean_spread * rng.standard_normal(who.max() + 1))[who]
-    side = np.where(table.second == "", 0.0, np.where(table.turned, -lean, lean))         # towards the system that is on the left
+    # towards the system that is on the left
+    side = np.where(table.second == "", 0.0, np.where(table.turned, -lean, lean))
     blind = (rng.random(len(table)) < people.lapse) | (rng.random(who.max() + 1) < people.spammers)[who]
     won = rng.random(len(table)) < np.where(blind, 0.5, expit(worth[0] - worth[1] + side))
     pair = np.where(won != table.turned, "left", "right")
     answer = np.where(table.second == "", np.where(won, "real", "fake"), pair)
     waited = rng.gamma(4, 0.5, len(table)) + 0.3
-    return table.assign(answer=answer, won=won.astype(float), waited=waited, seconds=7 + waited, by="clock", machine=True)[COLUMNS]
+    return table.assign(answer=answer, won=won.astype(float), waited=waited, seconds=7 + waited, by="clock",
+                        machine=True)[COLUMNS]
 
 # %% ../../nbs/907_simulation.ipynb #709196b4
 def true_win_share(
@@ -90,7 +96,8 @@ def true_scale(
     wins = np.zeros((len(systems),) * 2)
     for a, b in pairs:
         share = true_win_share(people, a, b)
-        wins[systems.index(a), systems.index(b)] += share; wins[systems.index(b), systems.index(a)] += 1 - share
+        wins[systems.index(a), systems.index(
+            b)] += share; wins[systems.index(b), systems.index(a)] += 1 - share
     found = choix.ilsr_pairwise_dense(wins)
     return dict(zip(systems, found - found.mean()))
 

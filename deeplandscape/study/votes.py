@@ -19,11 +19,14 @@ from .plan import StudyRules
 
 # %% ../../nbs/901_votes.ipynb #fe1193da
 ASSESSOR = re.compile(r"[A-Za-z0-9_-]{8,64}")
-ANSWERS = {"side by side": ("left", "right", "none"), "real or fake": ("real", "fake", "none")}      # none: the time of the page ran out
+# none: the time of the page ran out
+ANSWERS = {"side by side": ("left", "right", "none"), "real or fake": ("real", "fake", "none")}
 _DAY = 86400.0
 VOTE = {                            # field -> (type, least, most) of numbers, or a pattern of text
-    "plan": re.compile(r"[0-9a-f]{64}"), "assessor": ASSESSOR, "question": re.compile(r"q[0-9a-f]{12}"), "answer": re.compile(r"[a-z]{4,5}"),
-    "seconds": (float, 0.0, _DAY), "waited": (float, 0.0, _DAY), "plays": (int, 0, 10_000), "stalls": (int, 0, 10_000),
+    "plan": re.compile(r"[0-9a-f]{64}"), "assessor": ASSESSOR, "question": re.compile(r"q[0-9a-f]{12}"),
+    "answer": re.compile(r"[a-z]{4,5}"),
+    "seconds": (float, 0.0, _DAY), "waited": (float, 0.0, _DAY), "plays": (int, 0, 10_000),
+    "stalls": (int, 0, 10_000),
     "by": re.compile(r"keyboard|pointer|clock"), "width": (int, 1, 100_000), "machine": (bool, 0, 1)}
 
 
@@ -38,20 +41,24 @@ def check_vote(
         value = record[name]
         if isinstance(wanted, re.Pattern): good = isinstance(value, str) and wanted.fullmatch(value)
         elif wanted[0] is bool: good = isinstance(value, bool)
-        else: good = isinstance(value, (int, wanted[0])) and not isinstance(value, bool) and wanted[1] <= value <= wanted[2]
+        else:
+            good = (isinstance(value, (int, wanted[0])) and not isinstance(value, bool)
+                    and wanted[1] <= value <= wanted[2])
         if not good: raise InputError(f"The field {name!r} of a vote cannot be {str(value)[:40]!r}.")
     if record["plan"] != plan["hash"]: raise InputError("The vote belongs to another plan.")
     question = plan["questions"].get(record["question"])
     if question is None: raise InputError(f"The plan has no question {record['question']}.")
     allowed = ANSWERS[plan["parts"][question["part"]]["protocol"]]
-    if record["answer"] not in allowed: raise InputError(f"The answer to {record['question']} is one of {', '.join(allowed)}, not {record['answer']!r}.")
+    if record["answer"] not in allowed:
+        raise InputError(f"The answer to {record['question']} is one of {', '.join(allowed)}, not "
+                         f"{record['answer']!r}.")
     return dict(record)
 
 # %% ../../nbs/901_votes.ipynb #971cf75e
 class Journal:
     "A file of JSON lines that only grows; one process at a time writes it."
     def __init__(self,
-                 path):          # .jsonl file, made where it is missing
+                 path: str | Path):  # .jsonl file, made where it is missing
         self.path = Path(path)
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,15 +72,17 @@ class Journal:
 
     def _lock(self):
         try: import fcntl
-        except ImportError: return                         # a system without it; two servers there are not kept apart
+        except ImportError: return  # a system without it; two servers there are not kept apart
         try: fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self.file)
-            raise InputError(f"Another server writes {self.path}; stop it, or give another folder for the results.") from None
+            raise InputError(
+                f"Another server writes {self.path}; stop it, or give another folder.") from None
 
     def append(self, record: dict) -> None:
         "One line; when this returns, the line is on the disk."
-        line, size = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode(), os.fstat(self.file).st_size
+        line, size = (json.dumps(record, ensure_ascii=False, allow_nan=False)
+                      + "\n").encode(), os.fstat(self.file).st_size
         with writing(self.path):
             try:
                 if os.write(self.file, line) != len(line): raise OSError(28, "the disk is full")
@@ -82,11 +91,11 @@ class Journal:
                 os.ftruncate(self.file, size)
                 raise
 
-    def close(self): os.close(self.file)
+    def close(self) -> None: os.close(self.file)
 
 # %% ../../nbs/901_votes.ipynb #e6c1e795
 def read_journal(
-    path,                       # .jsonl file
+    path: str | Path,           # .jsonl file
 ) -> tuple[list, int]:          # records, lines that could not be read
     "All whole lines of a journal."
     records, broken = [], 0
@@ -110,7 +119,8 @@ def gold_failures(
     for question, turned in asked.items():
         if plan["questions"][question]["gold"] and given.get(question, "none") != "none":
             single = len(plan["questions"][question]["clips"]) == 1
-            failed += given[question] != ("fake" if single else "right" if turned else "left")     # the clip in order stands first
+            # the clip in order stands first
+            failed += given[question] != ("fake" if single else "right" if turned else "left")
     return failed
 
 # %% ../../nbs/901_votes.ipynb #e55b3c9b
@@ -120,8 +130,10 @@ class _Seats:
                  plan: dict,        # of the study
                  path,              # .jsonl file of the journal
                  clock=time.time):  # seconds
-        self.plan, self.rules, self.clock, self.lock = plan, StudyRules(**plan["rules"]), clock, threading.RLock()
-        self.of, self.holders, self.answers, self.seen = {}, [[] for _ in plan["seats"]], {}, {}    # seat of, assessors in, answers of, last heard of
+        self.plan, self.rules, self.clock, self.lock = plan, StudyRules(
+            **plan["rules"]), clock, threading.RLock()
+        # seat of, assessors in, answers of, last heard of
+        self.of, self.holders, self.answers, self.seen = {}, [[] for _ in plan["seats"]], {}, {}
         self.asked = [{q: flip for page in seat["pages"] for q, flip in page} for seat in plan["seats"]]
         self.journal = Journal(path)
         records, self.broken = read_journal(path)
@@ -141,7 +153,8 @@ class _Seats:
 
     def _lost(self, seat, who):
         given = self.answers.get(who, {})
-        unfinished = len(given) < len(self.asked[seat]) and self.clock() - self.seen[who] > 3600 * self.rules.hours_kept
+        unfinished = (len(given) < len(self.asked[seat])
+                      and self.clock() - self.seen[who] > 3600 * self.rules.hours_kept)
         return unfinished or gold_failures(self.plan, self.asked[seat], given) > self.rules.most_gold_failures
 
 # %% ../../nbs/901_votes.ipynb #8c08261e
@@ -149,13 +162,17 @@ class Register(_Seats):
     "Seats and answers of a study, in memory and in its journal; safe for threads."
     def take_seat(self, assessor: str, machine: bool) -> int | None:
         "The number of the assessor's seat, the same whenever asked; None where all are taken."
-        if not (isinstance(assessor, str) and ASSESSOR.fullmatch(assessor)): raise InputError("An assessor is 8 to 64 letters, digits, _ or -.")
+        if not (isinstance(assessor, str) and ASSESSOR.fullmatch(assessor)):
+            raise InputError("An assessor is 8 to 64 letters, digits, _ or -.")
         with self.lock:
             if assessor not in self.of:
                 free = next((s for s, holders in enumerate(self.holders) if not holders), None)
-                if free is None: free = next((s for s, holders in enumerate(self.holders) if self._lost(s, holders[-1])), None)
+                if free is None:
+                    free = next((s for s, holders in enumerate(self.holders) if self._lost(s, holders[-1])),
+                                None)
                 if free is None: return None
-                record = dict(kind="seat", at=self.clock(), plan=self.plan["hash"], assessor=assessor, seat=free, machine=bool(machine))
+                record = dict(kind="seat", at=self.clock(), plan=self.plan["hash"], assessor=assessor,
+                              seat=free, machine=bool(machine))
                 self.journal.append(record); self._note(record)
             return self.of[assessor]
 
@@ -165,7 +182,8 @@ class Register(_Seats):
         with self.lock:
             who = vote["assessor"]
             if who not in self.of: raise InputError("The assessor has no seat in this study.")
-            if vote["question"] not in self.asked[self.of[who]]: raise InputError("The question was not put to this assessor.")
+            if vote["question"] not in self.asked[self.of[who]]:
+                raise InputError("The question was not put to this assessor.")
             if vote["question"] in self.answers.get(who, {}): return False
             line = dict(kind="vote", at=self.clock(), seat=self.of[who], **vote)
             self.journal.append(line); self._note(line)

@@ -57,7 +57,7 @@ def train_lighting(
     steps: int = 12_000,             # Adam steps; seven minutes of one core for the shipped A
     batch: int = 256,                # samples in a step
     seed: int = 0,                   # of the weights and of the samples
-    path=None,                       # file for A; a checkpoint stands beside it while training
+    path: str | Path | None = None,  # file for A; a checkpoint stands beside it while training
     resume: bool = False,            # go on from the checkpoint if there is one
     progress: bool = True,           # show a progress bar where somebody watches
     learning_rate: float = 1e-3,     # at the beginning; falls to zero along a cosine
@@ -77,7 +77,8 @@ def train_lighting(
     def loss(split, step):
         w_a, z_b, c, target = lighting_batch(G, batch, item_generator(seed, "lighting", split, step))
         return lighting_loss(A(w_a, z_b, c), target, w_a, weights)
-    about = {"config": asdict(config), "batch": batch, "seed": seed, "weights": weights, "fingerprint": style_fingerprint(G)}
+    about = {"config": asdict(config), "batch": batch, "seed": seed, "weights": weights,
+             "fingerprint": style_fingerprint(G)}
     checkpoint = path and Path(path).with_suffix(".resume.safetensors")
     history = fit(A, loss, FitConfig(steps, learning_rate, validate_every=validate_every), checkpoint, resume,
                   about, "A", not progress)

@@ -32,8 +32,10 @@ def fit_companions(
     say=print,                     # receives a sentence about each
 ) -> dict:                         # "encoder", "lighting" -> file
     "Train what a generator needs to animate photographs; interrupted, it goes on where it was."
-    if only not in (None, *COMPANIONS): raise InputError(f"There is nothing called {only!r} to train; choose encoder or lighting.")
-    if G.config.resolution < 16: raise InputError(f"An encoder looks at 16 px or more; this generator makes {G.config.resolution}.")
+    if only not in (None, *COMPANIONS):
+        raise InputError(f"There is nothing called {only!r} to train; choose encoder or lighting.")
+    if G.config.resolution < 16:
+        raise InputError(f"An encoder looks at 16 px or more; this generator makes {G.config.resolution}.")
     check_folder(out)
     start, made = load_encoder(begin_with, next(G.parameters()).device) if begin_with else None, {}
     with only_one(out, "training"):
@@ -41,11 +43,13 @@ def fit_companions(
             made["encoder"] = path = Path(out) / "encoder.safetensors"
             E = train_encoder(G, None, encoder_steps, encoder_batch, seed, path, True, start=start)
             styles, pictures = measure_encoder(E, G)
-            say(f"{path}: errors of styles {styles['ratio']:.0%} and of pictures {pictures['ratio']:.0%} of those of the mean style")
+            say(f"{path}: errors of styles {styles['ratio']:.0%} and of pictures {pictures['ratio']:.0%} of "
+                f"those of the mean style")
         if only != "encoder":
             made["lighting"] = path = Path(out) / "lighting.safetensors"
             A = train_lighting(G, steps=lighting_steps, seed=seed, path=path, resume=True)
             A.meta["styles"] = own_styles(G)
             save_lighting(path, A)
-            say(f"{path}: at full change {measure_lighting(A, G)[1.0]:.0%} of the distance between two lights is missed")
+            say(f"{path}: at full change {measure_lighting(A, G)[1.0]:.0%} of the distance between two "
+                f"lights is missed")
     return made

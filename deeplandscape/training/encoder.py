@@ -87,7 +87,7 @@ def train_encoder(
     steps: int = 33_333,             # Adam steps
     batch: int = 6,                  # pictures in a step
     seed: int = 0,                   # of the weights and of the samples
-    path=None,                       # file for E; a checkpoint stands beside it while training
+    path: str | Path | None = None,  # file for E; a checkpoint stands beside it while training
     resume: bool = False,            # go on from the checkpoint if there is one
     progress: bool = True,           # show a progress bar where somebody watches
     learning_rate: float = 1e-4,     # at the beginning; falls to zero along a cosine
@@ -95,7 +95,7 @@ def train_encoder(
     mixing: float = 0.9,             # probability of style mixing
     reuse: int = 1,                  # how often a sample is seen, on average
     pretrained: bool = False,        # a ResNet starts from ImageNet weights
-    start: Encoder | None = None,    # E of a generator that became G: its backbone is kept, its head trained on
+    start: Encoder | None = None,  # E of a generator that became G: its backbone is kept, its head trained on
 ) -> Encoder:                        # on G's device, in evaluation mode; .meta["history"] has the errors
     "Train E on samples of G drawn on the fly; a pure function of seed and step, so resuming is exact."
     config = config or small_encoder(G.config)
@@ -103,13 +103,16 @@ def train_encoder(
         raise InputError(f"E for {config.levels} levels of {config.w_dim} does not fit G; use "
                          f"{G.config.levels} levels of {G.config.w_dim}.")
     about = {"config": asdict(config), "batch": batch, "seed": seed, "mixing": mixing, "reuse": reuse,
-             "pretrained": pretrained, "fingerprint": style_fingerprint(G), **({"begun_with": "another encoder"} if start else {})}
+             "pretrained": pretrained, "fingerprint": style_fingerprint(G),
+             **({"begun_with": "another encoder"} if start else {})}
     plan = FitConfig(steps, learning_rate, validate_every=validate_every)
     checkpoint = path and Path(path).with_suffix(".resume.safetensors")
     last = dict(memory_format=torch.channels_last)                         # twice as fast on a processor
     E, copy = start_encoder(G, config, seed, pretrained).to(**last), deepcopy(G).eval().to(**last)
     if start is not None:
-        if start.config != config: raise InputError(f"An encoder of the same sizes is wanted to begin with, {config}, not {start.config}.")
+        if start.config != config:
+            raise InputError(
+                f"An encoder of the same sizes is wanted to begin with, {config}, not {start.config}.")
         E.load_state_dict(start.state_dict())
         E.backbone.requires_grad_(False)
     loss = encoder_loss(E, copy, batch, seed, mixing, reuse)

@@ -37,11 +37,11 @@ def learning_rate_at(
 
 # %% ../../nbs/67_fit.ipynb #ae4569db
 def save_fit(
-    path,          # file to write
+    path: str | Path,  # file to write
     model,         # its weights and buffers are saved
     optimizer,     # an Adam optimiser
     state: dict,   # step, history and what identifies the run
-):
+) -> None:
     "Write the state of a regression: one safetensors file, atomically."
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
     for i, moments in optimizer.state_dict()["state"].items():
@@ -50,7 +50,7 @@ def save_fit(
                  {**state, "kind": "fit"})
 
 def load_fit(
-    path,          # file to read
+    path: str | Path,  # file to read
     model,         # receives the weights
     optimizer,     # receives Adam's moments
 ) -> dict:         # the state
@@ -74,7 +74,8 @@ def fit_step(model, optimizer, loss, step, config, recent):
     value.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     if not math.isfinite(value.item() + norm.item()):
-        raise InputError(f"The loss of step {step:,} is no finite number; the last checkpoint stays. Begin anew with a lower learning rate.")
+        raise InputError(f"The loss of step {step:,} is no finite number; the last checkpoint stays. Begin "
+                         f"anew with a lower learning rate.")
     optimizer.step()
     recent.append(value.item())
 
@@ -92,14 +93,15 @@ def fit(
     model: nn.Module,             # what is trained, in place
     loss,   # loss(split, step) -> scalar tensor, a pure function of the weights, "train" | "val" and the step
     config: FitConfig,            # how
-    path=None,                    # checkpoint file; None: keep none
+    path: str | Path | None = None,  # checkpoint file; None: keep none
     resume: bool = False,         # go on from the checkpoint if there is one
     about: dict | None = None,    # what identifies the run; a checkpoint of another run is refused
     label: str = "training",      # for the progress bar
     quiet: bool = False,          # no progress bar
 ) -> list[dict]:                  # history: step, validation error, mean training error since the last one
     "Minimise a loss with Adam; interrupted and resumed, the result is the same bit for bit."
-    if config.steps < 1 or not 0 < config.learning_rate < math.inf: raise InputError(f"{config.steps} steps at a rate of {config.learning_rate} train nothing.")
+    if config.steps < 1 or not 0 < config.learning_rate < math.inf:
+        raise InputError(f"{config.steps} steps at a rate of {config.learning_rate} train nothing.")
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     state = {"step": 0, "history": [], "recent": [],
              "about": {**(about or {}), "learning_rate": config.learning_rate}}

@@ -37,22 +37,26 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 
 def launch(
     device: str = "auto",     # auto, cpu, cuda or mps
-    devices: int = 1,         # processes on this machine, one for each device; under torchrun, as many as it started
+    devices: int = 1,  # processes on this machine, one for each device; under torchrun, as many as it started
     nodes: int = 1,           # machines
     precision: str = "32",    # "32" or "bf16"
 ) -> Fabric:
     "Fabric on one or several devices, its processes started."
-    if precision not in PRECISIONS: raise InputError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
+    if precision not in PRECISIONS:
+        raise InputError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
     kind = pick_device(device).type
     if "TORCHELASTIC_RUN_ID" in os.environ:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     most = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind, os.cpu_count())
-    if not 1 <= devices <= most: raise InputError(f"{devices} devices are asked for, this machine has {most} ({kind}).")
+    if not 1 <= devices <= most:
+        raise InputError(f"{devices} devices are asked for, this machine has {most} ({kind}).")
     strategy = "ddp" if devices * nodes > 1 else "auto"
-    fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy=strategy, precision=PRECISIONS[precision])
+    fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy=strategy,
+                    precision=PRECISIONS[precision])
     fabric.launch()
-    torch.backends.cudnn.benchmark = True       # untried, cudnn picks kernels for few channels that take twenty times as long (seen on an H200)
+    # untried, cudnn picks kernels for few channels that take twenty times as long (seen on an H200)
+    torch.backends.cudnn.benchmark = True
     return fabric
 
 # %% ../../nbs/65_loop.ipynb #303c2931
@@ -77,12 +81,16 @@ def train_step(
 def begin_from(
     nets: Networks,
     G: Generator,     # with the sizes of nets.G, with or without its gates
-):
+) -> None:
     "Start G and its running average from trained weights."
     for ours in nets.G, nets.G_ema:
         theirs, wanted = G.state_dict(), ours.state_dict()
-        wrong = [k for k, v in theirs.items() if k not in wanted or wanted[k].shape != v.shape] + [k for k in wanted if k not in theirs and ".gate." not in k]
-        if wrong: raise InputError(f"The generator to begin with has other sizes than the one to be trained ({wrong[0]}); set them alike.")
+        wrong = ([k for k, v in theirs.items() if k not in wanted or wanted[k].shape != v.shape]
+                 + [k for k in wanted if k not in theirs and ".gate." not in k])
+        if wrong:
+            raise InputError(
+                f"The generator to begin with has other sizes than the one to be trained ({wrong[0]}); set "
+                f"them alike.")
         ours.load_state_dict(theirs, strict=False)
 
 # %% ../../nbs/65_loop.ipynb #7823177a
@@ -99,9 +107,10 @@ def pack(
 def unpack(
     nets: Networks,
     tensors: dict[str, Tensor],
-):
+) -> None:
     "Put the state that `pack` took back into the networks and optimisers."
-    part = lambda prefix: {k.removeprefix(prefix + "/"): v for k, v in tensors.items() if k.startswith(prefix + "/")}
+    part = lambda prefix: {k.removeprefix(prefix + "/"): v for k, v in tensors.items()
+                           if k.startswith(prefix + "/")}
     for name, module in nets.parts.items():
         module.load_state_dict(part(name))
     for name, opt in nets.optimizers.items():
@@ -160,13 +169,14 @@ def save_average(
     step: int,
     now: Stage,
     card: dict | None,
-):
-    "Write the running average, cut to the current resolution, as generator_<px>.safetensors and generator.safetensors."
+) -> None:
+    "Write the running average at the current resolution as generator_<px> and generator.safetensors."
     resolution = nets.config.generator.size(now.level)
     G = Generator(replace(nets.config.generator, resolution=resolution))
     wanted = G.state_dict()
     G.load_state_dict({k: v for k, v in nets.G_ema.state_dict().items() if k in wanted})
-    meta = dict(images_seen=seen, steps=step, seed=nets.config.seed, alpha=now.alpha, training=asdict(nets.config), **(card or {}))
+    meta = dict(images_seen=seen, steps=step, seed=nets.config.seed, alpha=now.alpha,
+                training=asdict(nets.config), **(card or {}))
     for name in f"generator_{resolution}", "generator": save_generator(out / f"{name}.safetensors", G, meta)
 
 # %% ../../nbs/65_loop.ipynb #90d77f4e
@@ -185,7 +195,7 @@ class Stop:
     def __exit__(self, *error):
         for s, handler in self.old.items(): signal.signal(s, handler)
 
-    def ask(self, number, frame):
+    def ask(self, number, frame) -> None:
         if self.asked: raise KeyboardInterrupt
         self.asked = True
         print("\nFinishing this step, then saving; once more to stop at once.", file=sys.stderr, flush=True)
@@ -251,12 +261,14 @@ def begin(
     start: Generator | None,   # trained weights, where nothing is resumed
 ) -> tuple:                    # networks, counters ({}: from the beginning)
     "The networks of a training: from its checkpoint, from a trained G, or from nothing."
-    nets = Networks(config, fabric, fabric.device.type == "cuda" and fabric.world_size == 1 if graphs is None else graphs)
+    nets = Networks(config, fabric, fabric.device.type == "cuda" and fabric.world_size == 1 if graphs is None
+                    else graphs)
     state = load_checkpoint(out / "checkpoint.safetensors", nets) if resume else {}
     if start is not None and not state: begin_from(nets, start)
     seen = torch.tensor(state.get("seen", 0), dtype=torch.float64, device=fabric.device)
     if fabric.world_size > 1 and fabric.all_reduce(seen, reduce_op="mean").item() != seen.item():
-        raise InputError(f"The processes found different checkpoints in {out}; it must be one folder that all of them see.")
+        raise InputError(f"The processes found different checkpoints in {out}; it must be one folder that "
+                         f"all of them see.")
     return nets, state
 
 def aside(nets):
@@ -265,7 +277,7 @@ def aside(nets):
     torch.cuda.synchronize()
     return torch.cuda.stream(torch.cuda.Stream())
 
-def advance(course, sources, bar, stop):
+def advance(course, sources, bar, stop) -> None:
     "Take a step, check it and write what is due; asked to stop, save and end."
     before = course.seen
     logs, course.seen = train_step(course.nets, sources, before, course.step)
@@ -278,7 +290,8 @@ def advance(course, sources, bar, stop):
     if asked and course.seen < course.end:
         course.check(before, logs, ends=True)
         if course.monitor: course.save()
-        raise KeyboardInterrupt(f"stopped at {course.seen:,} images and saved; started again with the same settings, "
+        raise KeyboardInterrupt(
+            f"stopped at {course.seen:,} images and saved; started again with the same settings, "
                                 "it goes on from there.")
 
 # %% ../../nbs/65_loop.ipynb #e67b5966
@@ -306,13 +319,17 @@ def train(
         nets.segment = segment or (segmenter(device=str(fabric.device)) if config.projected else None)
         seen, step = state.get("seen", 0), state.get("step", 0)
         show = fabric.is_global_zero and (in_notebook() if live is None else live)
-        monitor = Monitor(out, segment, seen, step, state.get("sums", {}), show) if fabric.is_global_zero else None
+        monitor = (Monitor(out, segment, seen, step, state.get("sums", {}), show) if fabric.is_global_zero
+                   else None)
         every = dict(checkpoint=checkpoint_every, sample=sample_every, video=video_every)
-        course = Course(nets, out, seen, step, min(total_images(config), until or math.inf), every, monitor, card, seen)
+        course = Course(nets, out, seen, step, min(total_images(config), until or math.inf), every, monitor,
+                        card, seen)
         if seen >= total_images(config) and monitor:
-            print(f"The training in {out} was finished already ({seen:,} images); nothing is left to do.", file=sys.stderr)
+            print(f"The training in {out} was finished already ({seen:,} images); nothing is left to do.",
+                  file=sys.stderr)
         count = dict(initial=min(seen, course.end), unit="img", **({} if monitor else dict(disable=True)))
-        with aside(nets), Stop(fabric) as stop, contextlib.closing(progress(course.end, "training", **count)) as bar:
+        with aside(nets), Stop(
+            fabric) as stop, contextlib.closing(progress(course.end, "training", **count)) as bar:
             while course.seen < course.end: advance(course, sources, bar, stop)
     return out / "generator.safetensors"
 
@@ -322,10 +339,14 @@ def describe_training(
 ) -> str:
     "The plan in words: resolutions, images, batch sizes and weights."
     count = lambda module: sum(p.numel() for p in module.parameters())
-    with torch.device("meta"): sizes = [count(Generator(config.generator)), *(count(Discriminator(config.judges, f)) for f in (1, 2))]
-    lines = [f"{config.generator.resolution} px; weights: G {sizes[0]:,}, D_st {sizes[1]:,}, D_dyn {sizes[2]:,}"]
+    with torch.device("meta"):
+        sizes = [count(Generator(config.generator)),
+                 *(count(Discriminator(config.judges, f)) for f in (1, 2))]
+    lines = [f"{config.generator.resolution} px; weights: G {sizes[0]:,}, D_st {sizes[1]:,}, D_dyn "
+             f"{sizes[2]:,}"]
     for level, fade, stable in training_phases(config):
         r = config.generator.size(level)
-        lines.append(f"{r:5d} px: {fade:,} images of transition, {stable:,} of stabilisation, batch {at(config.batch, r)}, "
+        lines.append(f"{r:5d} px: {fade:,} images of transition, {stable:,} of stabilisation, batch "
+                     f"{at(config.batch, r)}, "
                      f"learning rate {at(config.lr, r)}, R1 {at(config.r1_gamma, r)}")
     return "\n".join([*lines, f"{total_images(config):,} images in all"])

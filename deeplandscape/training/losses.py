@@ -44,11 +44,12 @@ def item_seeds(
 def item_numbers(
     seeds: list[int],   # of the items
     count: int,         # numbers for each
-    device="cpu",
+    device: str | torch.device = "cpu",
 ) -> Tensor:            # (len(seeds), count), float32
     "Normal numbers of each item; on a GPU all of them in one kernel, seeded by the first item."
     generator = lambda seed: torch.Generator(device).manual_seed(seed)
-    if torch.device(device).type != "cpu": return torch.randn(len(seeds), count, generator=generator(seeds[0]), device=device)
+    if torch.device(device).type != "cpu":
+        return torch.randn(len(seeds), count, generator=generator(seeds[0]), device=device)
     return torch.stack([torch.randn(count, generator=generator(seed)) for seed in seeds])
 
 # %% ../../nbs/62_losses.ipynb #52ee19e6
@@ -65,12 +66,13 @@ def draw_latents(
     seeds: list[int],             # of the items
     frames: int,                  # 1, or 2 for pairs
     level: int,                   # top level
-    device="cpu",
+    device: str | torch.device = "cpu",
     alike: Tensor | None = None,  # (len(seeds), 2): whether the frames of an item have one z_dyn, one S_dyn
 ) -> tuple[Latents, Tensor]:
-    "Latents of len(seeds) * frames images, the frames of an item sharing all that is static, and a second z for style mixing."
+    "Latents of len(seeds) * frames images; frames of an item share the static ones; a second z to mix."
     sizes = [config.size(i) for i in range(level + 1)]
-    counts = [config.z_st_dim] * 2 + [s * s for s in sizes] + [frames * config.z_dyn_dim] + [frames * s * s for s in sizes]
+    counts = ([config.z_st_dim] * 2 + [s * s for s in sizes] + [frames * config.z_dyn_dim]
+              + [frames * s * s for s in sizes])
     parts = item_numbers(seeds, sum(counts), device).split(counts, dim=1)
     z_st, z_mix, *S_st = (p.repeat_interleave(frames, dim=0) for p in parts[:len(sizes) + 2])
     z_dyn, *S_dyn = (p.reshape(len(seeds), frames, -1) for p in parts[len(sizes) + 2:])
@@ -90,7 +92,8 @@ class Sources:
     clips: list         # for D_dyn
 
     def draw(self, batch, source, resolution, seeds):
-        return torch.cat([batch(source, resolution, 1, torch.Generator().manual_seed(seed)) for seed in seeds])
+        return torch.cat([batch(source, resolution, 1, torch.Generator().manual_seed(seed))
+                          for seed in seeds])
 
     def real(self, frames, resolution, seeds):
         "A real image (B, 1, 3, R, R) or a real pair (B, 2, 3, R, R) for each seed."
@@ -115,7 +118,8 @@ def draw_fakes(
     alike = draw_alike(seeds, config.shared)[mine] if frames == 2 and any(config.shared) else None
     latents, z_mix = draw_latents(config.generator, seeds[mine], frames, now.level, fabric.device, alike)
     mix = torch.rand((), generator=generator) < config.style_mixing and now.level > 0
-    crossover = torch.randint(1, now.level + 1, (), generator=generator) if mix else torch.tensor(config.generator.levels)
+    crossover = (torch.randint(1, now.level + 1, (), generator=generator) if mix
+                 else torch.tensor(config.generator.levels))
     return latents, z_mix, crossover.to(fabric.device)
 
 def make_fakes(
@@ -148,7 +152,8 @@ def update_discriminator(
     with fabric.autocast(): fake_score = D(fake, now.level, now.alpha).float()
     loss = F.softplus(fake_score).mean() + F.softplus(-real_score).mean()
     r1 = r1_penalty(real_score, real) if penalise else torch.zeros((), device=fabric.device)
-    update(nets, nets.D_opt[frames - 1], loss + r1 * (at(config.r1_gamma, real.shape[-1]) / 2 * config.r1_every))
+    update(nets, nets.D_opt[frames - 1],
+           loss + r1 * (at(config.r1_gamma, real.shape[-1]) / 2 * config.r1_every))
     logs = dict(D_loss=loss.detach(), real=real_score.mean().detach(), fake=fake_score.mean().detach())
     return logs | (dict(r1=r1.detach()) if penalise else {})
 
@@ -167,7 +172,8 @@ def discriminator_step(
     real = sources.real(frames, resolution, seeds).to(fabric.device)
     if frames == 2 and chance[0] < config.crops: fake = sources.crops(resolution, seeds).to(fabric.device)
     else: fake = draw_fakes(nets, now, frames, generator)
-    return nets.run(update_discriminator, nets, now, frames, bool(chance[1] < 1 / config.r1_every), real, fake)
+    return nets.run(update_discriminator, nets, now, frames, bool(chance[1] < 1 / config.r1_every), real,
+                    fake)
 
 # %% ../../nbs/62_losses.ipynb #8227a0f8
 def update_generator(
@@ -199,7 +205,7 @@ def generator_step(
 def average_weights(
     nets: Networks,
     now: Stage,
-):
+) -> None:
     "Move the running average towards G by 1 - decay."
     decay = at(nets.config.ema, nets.config.generator.size(now.level))
     ours, theirs = list(nets.G_ema.parameters()), list(nets.G.parameters())
@@ -208,7 +214,7 @@ def average_weights(
 def enter_level(
     nets: Networks,
     level: int,
-):
+) -> None:
     "A level that has just been added starts its running average from the live weights."
     for part in "blocks", "to_rgb":
         getattr(nets.G_ema, part)[level].load_state_dict(getattr(nets.G, part)[level].state_dict())

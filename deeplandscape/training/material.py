@@ -39,8 +39,10 @@ def literal(
     if kind is float and type(value) is int: value = float(value)
     if value is None and "None" in annotation: return None
     if type(value) is not kind or isinstance(value, float) and not math.isfinite(value):
-        form = {int: "a whole number", float: "a number", bool: "True or False", str: "a word", tuple: "a list"}.get(kind, "a value")
-        raise InputError(f"{name} is {form}, such as {1000 if kind is int and now is None else now!r}, not {text}.")
+        form = {int: "a whole number", float: "a number", bool: "True or False", str: "a word",
+                tuple: "a list"}.get(kind, "a value")
+        raise InputError(f"{name} is {form}, such as {1000 if kind is int and now is None else now!r}, not "
+                         f"{text}.")
     if kind in (int, float) and value < 0: raise InputError(f"{name} is at least 0, not {text}.")
     return value
 
@@ -55,9 +57,13 @@ def with_settings(
         if not equals: raise InputError(f"A setting is written name=value, not {text!r}.")
         head, dot, rest = name.partition(".")
         known, now = [f.name for f in dataclasses.fields(config)], getattr(config, head, None)
-        if head not in known: raise InputError(f"There is no setting {head!r}; the settings are {', '.join(known)}.")
-        if dot and not dataclasses.is_dataclass(now): raise InputError(f"{head} has no parts, so {name} is no setting; write {head}={now}.")
-        if not dot and dataclasses.is_dataclass(now): raise InputError(f"{head} has parts; set one of them, e.g. {head}.{dataclasses.fields(now)[0].name}={value}.")
+        if head not in known:
+            raise InputError(f"There is no setting {head!r}; the settings are {', '.join(known)}.")
+        if dot and not dataclasses.is_dataclass(now):
+            raise InputError(f"{head} has no parts, so {name} is no setting; write {head}={now}.")
+        if not dot and dataclasses.is_dataclass(now):
+            raise InputError(
+                f"{head} has parts; set one of them, e.g. {head}.{dataclasses.fields(now)[0].name}={value}.")
         new = with_settings(now, [f"{rest}={value}"]) if dot else literal(config, head, value)
         try: config = dataclasses.replace(config, **{head: new})
         except (TypeError, ValueError) as error:
@@ -75,14 +81,19 @@ def look_at(
     said = []
     for kind, given, find in ("photographs", photos, find_photos), ("clips", clips, find_clips):
         for path, weight in map(_weighted, given):
-            if not weight > 0 or not math.isfinite(weight): raise InputError(f"{path} has the weight {weight:g}; a weight is a number above 0.")
+            if not weight > 0 or not math.isfinite(weight):
+                raise InputError(f"{path} has the weight {weight:g}; a weight is a number above 0.")
             if (Path(path) / "store.json").is_file():
-                said.append(f"{path}: a prepared store of {', '.join(f'{len(t)} {k}' for k, t in Store(path).tables.items() if len(t))}")
+                said.append(f"{path}: a prepared store of "
+                            f"{', '.join(f'{len(t)} {k}' for k, t in Store(path).tables.items() if len(t))}")
             elif count := len(find([path])):
-                if find is find_photos and Path(path).is_file(): open_photo(path)       # one file: is it a picture?
+                # one file: is it a picture?
+                if find is find_photos and Path(path).is_file(): open_photo(path)
                 said.append(f"{path}: {count} {kind if count > 1 else kind[:-1]}")
             else: raise InputError(f"There are no {kind} in {path}; give a folder that holds some.")
-    if not clips and scenes < 1: raise InputError("There is nothing that moves to learn from; give --clips, or --scenes of at least 1.")
+    if not clips and scenes < 1:
+        raise InputError("There is nothing that moves to learn from; give --clips, or --scenes of at least "
+                         "1.")
     return said if clips else [*said, f"{scenes} scenes are rendered, as no clips are given"]
 
 # %% ../../nbs/70_material.ipynb #fc80249d
@@ -90,15 +101,19 @@ def remember_data(
     out,             # folder of the training
     resume: bool,    # whether it goes on from a checkpoint there
     **given,         # photos, clips, scenes and so on, as the user gave them
-):
+) -> None:
     "Refuse to go on with other data than a training began with; keep a record of those it begins with."
     path = Path(out) / "data.json"
-    given = {k: [os.path.abspath(p) if k in ("photos", "clips") else p for p in v] if isinstance(v, list) else v for k, v in given.items()}
+    given = {k: [os.path.abspath(p) if k in ("photos", "clips") else p for p in v] if isinstance(v, list)
+             else v for k, v in given.items()}
     if resume and path.is_file() and any(Path(out).glob("checkpoint*.safetensors")):
         try: before = json.loads(path.read_text())
         except ValueError: raise InputError(f"{path} is damaged; delete it to go on.") from None
         other = [f"{k} {before.get(k)}, now {v}" for k, v in given.items() if before.get(k) != v]
-        if other: raise InputError(f"The training in {out} began with other data ({'; '.join(other)}); choose another folder with -o, or --no-resume to begin anew.")
+        if other:
+            raise InputError(
+                f"The training in {out} began with other data ({'; '.join(other)}); choose another folder "
+                f"with -o, or --no-resume to begin anew.")
     with atomic(path) as partial: partial.write_text(json.dumps(given, indent=1) + "\n")
 
 # %% ../../nbs/70_material.ipynb #da3042a4

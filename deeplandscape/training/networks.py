@@ -28,7 +28,8 @@ def leaves(
 ) -> list[Tensor]:
     "All tensors in it, in order."
     if isinstance(given, Tensor): return [given]
-    return [t for part in (vars(given).values() if isinstance(given, Latents) else given) for t in leaves(part)]
+    return [t for part in (vars(given).values() if isinstance(given, Latents) else given)
+            for t in leaves(part)]
 
 def mapped(f, given):
     "The same structure with f applied to each tensor."
@@ -47,7 +48,9 @@ class Graphs:
         "`update(nets, now, *options, *tensors)`."
         options = tuple(g for g in given if isinstance(g, (int, bool)))
         tensors = [torch.tensor(now.alpha, device=nets.fabric.device), *given[len(options):]]
-        if now.level != self.level: self.calls, self.recorded, self.level, self.pool = {}, {}, now.level, torch.cuda.graph_pool_handle()
+        if now.level != self.level:
+            self.calls, self.recorded, self.level, self.pool = {
+                }, {}, now.level, torch.cuda.graph_pool_handle()
         key = (update, *options, *(tuple(t.shape) for t in leaves(tensors)))
         self.calls[key] = self.calls.get(key, 0) + 1
         call = lambda alpha, *tensors: update(nets, replace(now, alpha=alpha), *options, *tensors)
@@ -73,18 +76,20 @@ class Graphs:
 def make_adam(
     groups: list[dict],    # params, relative
     betas: tuple,
-    device,
+    device: str | torch.device,
     fast: bool | None = None,    # one kernel, with rates on the device, as graphs need it; None: on a GPU
 ) -> torch.optim.Adam:
     "Adam whose groups have rates of their own."
-    if not (torch.device(device).type == "cuda" if fast is None else fast): return torch.optim.Adam(groups, lr=1e-3, betas=betas, foreach=True)
-    own = [group | dict(lr=torch.tensor(1e-3, device=device)) for group in groups]      # a default would be one tensor for all of them
+    if not (torch.device(device).type == "cuda" if fast is None else fast):
+        return torch.optim.Adam(groups, lr=1e-3, betas=betas, foreach=True)
+    # a default would be one tensor for all of them
+    own = [group | dict(lr=torch.tensor(1e-3, device=device)) for group in groups]
     return torch.optim.Adam(own, betas=betas, fused=True, capturable=torch.device(device).type == "cuda")
 
 def give_rates(
     optimizer,
     lr: float,      # of what has relative rate 1
-):
+) -> None:
     "Give every group its share of the rate, in place where it lies on the device: a graph reads it there."
     for group in optimizer.param_groups:
         rate = lr * group["relative"]
@@ -94,7 +99,7 @@ def give_rates(
 def check_batches(
     config: TrainConfig,
     processes: int,       # that share each batch
-):
+) -> None:
     "Refuse a batch that the processes cannot share."
     for level, *_ in training_phases(config):
         size = config.generator.size(level)
@@ -102,13 +107,15 @@ def check_batches(
             raise InputError(f"The batch of {batch} at {size} px cannot be split over {processes} processes; "
                              "take a number of processes that divides it, or set another batch.")
         if config.projected and size >= config.projected.first and batch % (8 * processes):
-            raise InputError(f"On frozen features the batch must be a multiple of 8 in each process; at {size} px it is {batch} "
+            raise InputError(
+                f"On frozen features the batch must be a multiple of 8 in each process; at {size} px it is "
+                f"{batch} "
                              f"for {processes} process(es).")
 
 def projected_discriminators(
     config: TrainConfig,
     low: bool,              # compute the features in bfloat16
-    device,
+    device: str | torch.device,
 ) -> tuple:                 # the frozen features, or None; discriminators by resolution, as a ModuleDict
     "Heads for every resolution that is trained against frozen features, and these features."
     if config.projected is None: return None, torch.nn.ModuleDict()
@@ -116,7 +123,8 @@ def projected_discriminators(
     features = load_features(taps=config.projected.taps, dtype=kind, device=device)
     sizes = [config.generator.size(level) for level, *_ in training_phases(config)]
     make = lambda size: ProjectedDiscriminators(config.projected, features.channels, features.strides, size)
-    return features, torch.nn.ModuleDict({str(size): make(size) for size in sizes if size >= config.projected.first})
+    return features, torch.nn.ModuleDict({str(size): make(size) for size in sizes
+                                          if size >= config.projected.first})
 
 # %% ../../nbs/61_networks.ipynb #1a8a552b
 class Networks:
@@ -163,7 +171,7 @@ def update(
     nets: Networks,
     optimizer,        # one of nets.G_opt, nets.D_opt
     loss: Tensor,     # mean over this process' share of the batch
-):
+) -> None:
     "One step down the gradient of the mean loss over all processes."
     optimizer.zero_grad(set_to_none=True)
     nets.fabric.backward(loss)

@@ -36,7 +36,7 @@ class _Saved:
         storage = tensor.untyped_storage()
         if storage._cdata not in self.known:
             self.known.add(storage._cdata)
-            self.kept.append(storage)                                    # alive, so that no other takes its address
+            self.kept.append(storage)  # alive, so that no other takes its address
             self.bytes += storage.nbytes()
         return tensor
 
@@ -46,7 +46,8 @@ class _Flops(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if count := flop_registry.get(func._overloadpacket): self.total += count(*args, **(kwargs or {}), out_val=out)
+        if count := flop_registry.get(func._overloadpacket):
+            self.total += count(*args, **(kwargs or {}), out_val=out)
         return out
 
 # %% ../../nbs/66_plan.ipynb #46af7bb7
@@ -70,7 +71,8 @@ def step_cost(
             for part in "D", "G":
                 saved = _Saved(G, D)
                 with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda t: t):
-                    score = D(real.requires_grad_(penalise), level) if part == "D" else D(G(latents, level).unflatten(0, (b, frames)), level)
+                    score = (D(real.requires_grad_(penalise), level) if part == "D"
+                             else D(G(latents, level).unflatten(0, (b, frames)), level))
                     loss = score.mean() + (D(fake, level).mean() if part == "D" else 0)
                     if part == "D" and penalise: loss = loss + r1_penalty(score, real)
                 if part == "G": D.requires_grad_(False)
@@ -81,7 +83,8 @@ def step_cost(
 # %% ../../nbs/66_plan.ipynb #8b916a8e
 class Noise:
     "Random pictures in place of real ones."
-    def real(self, frames, resolution, seeds): return torch.randn(len(seeds), frames, 3, resolution, resolution)
+    def real(self, frames, resolution, seeds):
+        return torch.randn(len(seeds), frames, 3, resolution, resolution)
     def crops(self, resolution, seeds): return self.real(2, resolution, seeds)
 
 def measured_seconds(
@@ -125,7 +128,7 @@ def expected_flops(
     fade: int,      # images of the transition
     images: int,    # of transition and stabilisation
 ) -> float:
-    "Operations of all steps of a resolution: single images and pairs in the scheduled proportion, R1 in its share of the steps."
+    "Operations of all steps of a resolution, with the scheduled shares of pairs and of R1."
     fade = min(fade, images)
     pairs = (fade * sum(config.pairs) / 2 + (images - fade) * config.pairs[1]) / max(images, 1)
     flops = lambda frames, penalise: step_cost(config, level, frames, penalise)["flops"]
@@ -143,7 +146,8 @@ def training_plan(
     fabric = fabric or Fabric(accelerator="cpu", devices=1)
     nets = Networks(replace(config, r1_every=1), fabric)
     nets.segment = segmenter(device=str(fabric.device)) if config.projected else None
-    weights = sum(p.numel() for net in (nets.G, *nets.D, nets.P) for p in net.parameters()) * 4 * 4 + sum(p.numel() for p in nets.G.parameters()) * 4
+    weights = (sum(p.numel() for net in (nets.G, *nets.D, nets.P) for p in net.parameters()) * 4 * 4
+               + sum(p.numel() for p in nets.G.parameters()) * 4)
     rows, rate, table = [], None, level_entries(config)
     ends = [*(row[1] for row in table[1:-1]), total_images(config)]
     for (level, begin, *_), (_, fade, _), end in zip(table, training_phases(config), ends):
@@ -161,9 +165,11 @@ def training_plan(
                 seconds = measured_seconds(nets, level, batch)
                 rate, budget = whole["flops"] / seconds, budget - 2 * seconds * batch
             hours = expected_flops(config, level, fade, end - begin) / rate / processes / 3600
-        rows.append(dict(px=size, images=end - begin, batch=at(config.batch, size), steps=-((begin - end) // at(config.batch, size)), lr=at(config.lr, size),
+        rows.append(dict(px=size, images=end - begin, batch=at(config.batch, size),
+                         steps=-((begin - end) // at(config.batch, size)), lr=at(config.lr, size),
                          hours=hours,
-                         gigabytes=(weights + 2 * whole["activations"] * share) / 2**30, measured=bool(measured)))
+                         gigabytes=(weights + 2 * whole["activations"] * share) / 2**30,
+                         measured=bool(measured)))
     return rows
 
 # %% ../../nbs/66_plan.ipynb #93d350af
@@ -182,10 +188,15 @@ def plan_text(
     "The plan as a table in plain text."
     lines = ["    px       images  batch      steps  learning rate      hours  memory (GB)"]
     for r in rows:
-        lines.append(f"{r['px']:6d} {r['images']:12,} {r['batch']:6d} {r['steps']:10,} {r['lr']:14g} {r['hours']:10.2f} {r['gigabytes']:12.2f}"
+        lines.append(f"{r['px']:6d} {r['images']:12,} {r['batch']:6d} {r['steps']:10,} {r['lr']:14g} "
+                     f"{r['hours']:10.2f} {r['gigabytes']:12.2f}"
                      + ("" if r["measured"] else "   from counted operations"))
-    lines.append(f" total {sum(r['images'] for r in rows):12,} {'':6} {sum(r['steps'] for r in rows):10,} {'':14} {sum(r['hours'] for r in rows):10.2f}"
+    lines.append(f" total {sum(r['images'] for r in rows):12,} {'':6} {sum(r['steps'] for r in rows):10,} "
+                 f"{'':14} {sum(r['hours'] for r in rows):10.2f}"
                  f" {max(r['gigabytes'] for r in rows):12.2f}")
     hours = sum(r["hours"] for r in rows)
-    lines.append(f"That is {in_words(hours)}" + (" on this device; take a smaller profile, a GPU, or more devices." if hours > 24 * 14 else "."))
-    return "\n".join([*lines, "Hours are estimated from a short measured step; memory is of one process: weights, optimisers and the activations of a step."])
+    lines.append(f"That is {in_words(hours)}"
+                 + (" on this device; take a smaller profile, a GPU, or more devices." if hours > 24 * 14
+                    else "."))
+    return "\n".join([*lines, "Hours are estimated from a short measured step; memory is of one process: "
+                              "weights, optimisers and the activations of a step."])

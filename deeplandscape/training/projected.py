@@ -17,12 +17,13 @@ from torch.nn.utils import parametrize
 from ..model.projected import augment
 from .losses import average_weights, draw_fakes, item_seeds, make_fakes
 from .networks import Networks, update
+from .schedule import at
 
 # %% ../../nbs/63_projected.ipynb #02a50259
 def hinge(
     judged: dict[str, list[Tensor]],   # logits of each head, by kind
     real: bool,                        # what the images are
-) -> dict[str, Tensor]:                # the loss of each kind, mean over its heads' logits, summed over its heads
+) -> dict[str, Tensor]:  # the loss of each kind, mean over its heads' logits, summed over its heads
     "Hinge loss of the discriminators."
     sign = 1 if real else -1
     return {kind: sum(F.relu(1 - sign * logit).mean() for logit in logits) for kind, logits in judged.items()}
@@ -42,8 +43,9 @@ def land_losses(
     images: Tensor,         # (P, 2, 3, R, R) generated pairs
     same_light: Tensor,     # (P,) 1 where both frames have one z_dyn
     static: Tensor,         # (P, 1, R, R) share of land in each pixel
-) -> dict[str, Tensor]:     # land, moving, structure: means over the P pairs; count: share of pairs that `moving` is about
-    "How much land changes under S_dyn alone, how much the rest does, and how much the land's structure changes with the light."
+# land, moving, structure: means over the P pairs; count: share of pairs that `moving` is about
+) -> dict[str, Tensor]:
+    "Changes of land and of the rest under S_dyn alone, and of the land's structure with the light."
     a, b = images.unbind(1)
     change = (a - b).abs().mean(dim=1, keepdim=True) / 2
     share = lambda w: w.mean(dim=(1, 2, 3))
@@ -54,7 +56,8 @@ def land_losses(
     f, g = fine(a), fine(b)
     alike = product(f, g) / (product(f, f) * product(g, g) + 1e-8).sqrt()
     other = (1 - same_light) * (share(firm) > 0.05)
-    return dict(land=(inside(change, static) * land).mean(), moving=(inside(change, 1 - static) * rest).mean(),
+    return dict(land=(inside(change, static) * land).mean(),
+                moving=(inside(change, 1 - static) * rest).mean(),
                 count=rest.mean(), structure=((1 - alike) * other).mean())
 
 # %% ../../nbs/63_projected.ipynb #1ccf3f0f
@@ -64,23 +67,26 @@ def draw_projected(
     now,                          # the stage of the schedule
     generator: torch.Generator,   # of the step
 ) -> tuple:                       # latents of the fakes, real images, numbers for the augmentation
-    "Draw a batch: stills, and in a step with pairs also real pairs and sometimes crop pairs, all (B, 3, R, R)."
+    "Draw a batch: stills, and in a step with pairs also real pairs and sometimes crop pairs."
     config, fabric, size = nets.config, nets.fabric, nets.config.generator.size(now.level)
     chance = torch.rand(2, generator=generator)
     frames = 2 if chance[0] < now.pairs else 1
     seeds = lambda items: item_seeds(generator, items, fabric.global_rank, fabric.world_size)
-    numbers = lambda seeds, f: torch.stack([torch.rand(6, generator=torch.Generator().manual_seed(s)) for s in seeds]).repeat_interleave(f, dim=0)
+    numbers = lambda seeds, f: torch.stack([torch.rand(6, generator=torch.Generator().manual_seed(s))
+                                            for s in seeds]).repeat_interleave(f, dim=0)
     stills, shown = seeds(now.batch), seeds(now.batch // frames)
     drawn = draw_fakes(nets, replace(now, batch=now.batch // frames), frames, generator)
     real, how = [sources.real(1, size, stills)[:, 0]], [numbers(shown, frames), numbers(seeds(now.batch), 1)]
     if frames == 2:
-        both = [sources.real(2, size, seeds(now.batch // 2))] + ([sources.crops(size, seeds(now.batch // 2))] if chance[1] < config.crops else [])
-        real, how = real + [pair.flatten(0, 1) for pair in both], how + [numbers(seeds(now.batch // 2), 2) for _ in both]
+        both = ([sources.real(2, size, seeds(now.batch // 2))]
+                + ([sources.crops(size, seeds(now.batch // 2))] if chance[1] < config.crops else []))
+        real, how = real + [pair.flatten(0, 1)
+                            for pair in both], how + [numbers(seeds(now.batch // 2), 2) for _ in both]
     return drawn, tuple(r.to(fabric.device) for r in real), tuple(h.to(fabric.device) for h in how)
 
 # %% ../../nbs/63_projected.ipynb #68c4090d
 def normalised(D):
-    "Compute the weights under spectral norm, outside of mixed precision; inside `parametrize.cached` they are kept."
+    "Compute the spectrally normalised weights in full precision; `parametrize.cached` keeps them."
     for module in D.modules():
         if parametrize.is_parametrized(module): module.weight
     return D
@@ -102,7 +108,8 @@ def heads_loss(
     if len(seen) > 1:
         fakes = [hinge(D.judge_pair(*v), False)["pairs"] for v in (fake, *seen[2:])]
         losses += [hinge(D.judge_pair(*seen[1]), True), dict(pairs=sum(fakes) / len(fakes))]
-    return {kind: sum(l[kind] for l in losses if kind in l) for kind in dict.fromkeys(k for l in losses for k in l)}
+    return {kind: sum(l[kind] for l in losses if kind in l)
+            for kind in dict.fromkeys(k for l in losses for k in l)}
 
 # %% ../../nbs/63_projected.ipynb #46ac7bed
 def generator_loss(
@@ -116,15 +123,18 @@ def generator_loss(
     config = nets.config.projected
     judged = D.judge_still(*fake) | (D.judge_pair(*fake) if same_light is not None else {})
     kinds = {kind: -sum(logit.mean() for logit in logits) for kind, logits in judged.items()}
-    loss = sum(w * kinds[kind] for w, kind in zip(config.weights, ("features", "pixels", "colours", "pairs")) if kind in kinds)
+    loss = sum(w * kinds[kind] for w, kind in zip(config.weights, ("features", "pixels", "colours", "pairs"))
+               if kind in kinds)
     loss = loss + config.bound * F.relu(images.abs() - 1).square().mean()
     logs = {f"G_{kind}": value.detach() for kind, value in kinds.items()}
-    if same_light is None or not (config.still or config.moving or config.structure): return loss, logs
+    structure = at(config.structure, images.shape[-1])
+    if same_light is None or not (config.still or config.moving or structure): return loss, logs
     pairs = F.avg_pool2d(images, max(1, images.shape[-1] // 64)).unflatten(0, (-1, 2))
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False): static = nets.segment(pairs[:, 0].clamp(-1, 1))[:, :1]
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        static = nets.segment(pairs[:, 0].clamp(-1, 1))[:, :1]
     found = land_losses(pairs, same_light, static)
     lack = F.relu(config.floor * across(nets, found["count"]) - across(nets, found["moving"]))
-    return (loss + config.still * found["land"] + config.moving * lack + config.structure * found["structure"],
+    return (loss + config.still * found["land"] + config.moving * lack + structure * found["structure"],
             logs | {name: value.detach() for name, value in found.items() if name != "count"})
 
 # %% ../../nbs/63_projected.ipynb #45cc9c3d
@@ -137,7 +147,8 @@ def update_projected(
     numbers: tuple,     # for the augmentation of the fakes and of each of these
 ) -> dict:
     "Update the heads of both discriminators, then G and its running average."
-    config, D, frames = nets.config.projected, nets.P[str(nets.config.generator.size(now.level))], 2 if len(real) > 1 else 1
+    config, D, frames = nets.config.projected, nets.P[str(
+        nets.config.generator.size(now.level))], 2 if len(real) > 1 else 1
     images = make_fakes(nets, now, frames, drawn).flatten(0, 1).float()
     shown = augment(images, numbers[0], config.augment)
     real = tuple(augment(r, n, config.augment) for r, n in zip(real, numbers[1:]))
@@ -166,7 +177,7 @@ def enter_projected(
     nets: Networks,
     sources,
     now,
-):
+) -> None:
     "Scale the mixing on real images, and give a new block of G a gentle start."
     size, seed = nets.config.generator.size(now.level), nets.config.seed
     images = sources.real(1, size, [seed + k for k in range(64)])[:, 0].to(nets.fabric.device)

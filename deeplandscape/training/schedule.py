@@ -18,17 +18,24 @@ from ..model.projected import ProjectedConfig
 def check_table(
     name: str,     # of the setting, for the message
     table,         # ((resolution, value), ...), rising
-):
+) -> None:
     "Refuse what is no table of resolutions and values."
     number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v < float("inf")
     pair = lambda row: isinstance(row, tuple) and len(row) == 2 and isinstance(row[0], int) and number(row[1])
-    if not (isinstance(table, tuple) and table and all(map(pair, table)) and [*table] == sorted({r[0]: r for r in table}.values())):
-        raise InputError(f"{name} is written ((resolution, value), ...) with rising resolutions and values of at least 0, as ((8, 100), (64, 200)), not {table!r}.")
-    if name == "batch" and not all(isinstance(v, int) and v >= 1 for _, v in table): raise InputError(f"batch has whole numbers of at least 1, not {table!r}.")
+    if not (isinstance(table, tuple) and table and all(map(pair, table))
+            and [*table] == sorted({r[0]: r for r in table}.values())):
+        raise InputError(f"{name} is written ((resolution, value), ...) with rising resolutions and values "
+                         f"of at least 0, as ((8, 100), (64, 200)), not {table!r}.")
+    if name == "batch" and not all(isinstance(v, int) and v >= 1 for _, v in table):
+        raise InputError(f"batch has whole numbers of at least 1, not {table!r}.")
 
-def check_values(config):
+def check_values(config) -> None:
     "Check the tables and the shares of a configuration."
-    for name in "fade_images", "stable_images", "batch", "lr", "ema", "r1_gamma": check_table(name, getattr(config, name))
+    for name in "fade_images", "stable_images", "batch", "lr", "ema", "r1_gamma":
+        check_table(name, getattr(config, name))
+    if config.projected:
+        check_table("projected.structure", config.projected.structure)
+        at(config.projected.structure, config.projected.first)      # said now, not in the first pairwise step
     for name in "pairs", "shared", "betas": check_shares(name, getattr(config, name), 2)
     for name in "style_mixing", "crops": check_shares(name, (getattr(config, name),), 1)
 
@@ -36,10 +43,12 @@ def check_shares(
     name: str,      # of the setting, for the message
     shares,         # a tuple
     count: int,     # how many there are
-):
+) -> None:
     "Refuse what are no shares between 0 and 1."
-    good = isinstance(shares, tuple) and len(shares) == count and all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in shares)
-    if not good: raise InputError(f"{name} holds {count} number{'s' * (count > 1)} from 0 to 1, not {shares!r}.")
+    good = (isinstance(shares, tuple) and len(shares) == count
+            and all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in shares))
+    if not good:
+        raise InputError(f"{name} holds {count} number{'s' * (count > 1)} from 0 to 1, not {shares!r}.")
 
 # %% ../../nbs/60_schedule.ipynb #734ba45b
 @dataclass(frozen=True)
@@ -91,7 +100,9 @@ def at(
 ):                      # the value in force
     "The value of the largest listed resolution not above `resolution`."
     found = [value for size, value in table if size <= resolution]
-    if not found: raise InputError(f"The table {table} says nothing about {resolution} px; begin it with a smaller resolution.")
+    if not found:
+        raise InputError(f"The table {table} says nothing about {resolution} px; begin it with a smaller "
+                         f"resolution.")
     return found[-1]
 
 # %% ../../nbs/60_schedule.ipynb #d238215e
@@ -101,7 +112,8 @@ def training_phases(
     "(level, images of its transition, images of its stabilisation) from the first to the last."
     first = config.first_resolution.bit_length() - 3
     size = config.generator.size
-    return [(i, at(config.fade_images, size(i)), at(config.stable_images, size(i))) for i in range(first, config.generator.levels)]
+    return [(i, at(config.fade_images, size(i)), at(config.stable_images, size(i)))
+            for i in range(first, config.generator.levels)]
 
 def level_entries(
     config: TrainConfig,
@@ -147,8 +159,10 @@ def stage(
     fade = at(config.fade_images, resolution)
     done = min(1.0, (seen - planned) / fade) if fade else 1.0
     warm = min(1.0, max(0.0, total_images(config) - seen) / config.cool) if config.cool else 1.0
-    return Stage(level, 1.0 if level == table[0][0] else done, config.pairs[0] + done * (config.pairs[1] - config.pairs[0]),
-                 at(config.batch, resolution), warm * at(config.lr, resolution), seen == entered, seen - entered,
+    return Stage(level, 1.0 if level == table[0][0] else done,
+                 config.pairs[0] + done * (config.pairs[1] - config.pairs[0]),
+                 at(config.batch, resolution), warm * at(config.lr, resolution), seen == entered,
+                 seen - entered,
                  config.projected is not None and resolution >= config.projected.first)
 
 # %% ../../nbs/60_schedule.ipynb #66cfa427
@@ -174,19 +188,28 @@ SMALL = TrainConfig(
     batch=((8, 16),), lr=((8, 2.5e-3),), ema=((8, 0.99), (64, 0.997)),
     r1_gamma=((8, 0.1), (16, 0.2), (32, 0.4), (64, 0.8)), r1_every=8)
 GPU = replace(SMALL, generator=GeneratorConfig(resolution=128, channels=(256, 256, 256, 256, 128, 64)),
-              fade_images=((8, 50_000), (16, 100_000)), stable_images=((8, 50_000), (16, 150_000), (128, 2_000_000)),
-              batch=((8, 64), (64, 32)), r1_gamma=((8, 1.0), (64, 4.0), (128, 10.0)), lr=((8, 1e-3), (128, 1.5e-3)))
-GATED = replace(SMALL, generator=replace(SMALL.generator, dynamic_gate=True), pairs=(0.5, 0.4), shared=(1 / 3, 1 / 3))
-TUNED = replace(GATED, first_resolution=64, fade_images=((64, 8_000),), stable_images=((64, 400_000),), judges_first=6_400, shared=(0.68, 0.09),
+              fade_images=((8, 50_000), (16, 100_000)),
+              stable_images=((8, 50_000), (16, 150_000), (128, 2_000_000)),
+              batch=((8, 64), (64, 32)), r1_gamma=((8, 1.0), (64, 4.0), (128, 10.0)),
+              lr=((8, 1e-3), (128, 1.5e-3)))
+GATED = replace(SMALL, generator=replace(SMALL.generator, dynamic_gate=True), pairs=(0.5, 0.4),
+                shared=(1 / 3, 1 / 3))
+TUNED = replace(GATED, first_resolution=64, fade_images=((64, 8_000),), stable_images=((64, 400_000),),
+                judges_first=6_400, shared=(0.68, 0.09),
                 ema=((64, 0.9997),), r1_gamma=((64, 0.6),), mapping_lr=0.0, cool=150_000)
 OVERNIGHT = replace(
-    GATED, generator=GeneratorConfig(resolution=128, z_dim=64, w_dim=128, channels=(256, 128, 96, 64, 32, 32), dynamic_gate=True),
-    discriminator_channels=(128, 128, 64, 48, 32, 32), projected=ProjectedConfig(), shared=(0.72, 0.06), style_mixing=0.5, mapping_lr=0.1,
+    GATED, generator=GeneratorConfig(resolution=128, z_dim=64, w_dim=128, channels=(256, 128, 96, 64, 32, 32),
+                                     dynamic_gate=True),
+    discriminator_channels=(128, 128, 64, 48, 32, 32), projected=ProjectedConfig(), shared=(0.72, 0.06),
+    style_mixing=0.5, mapping_lr=0.1,
     batch=((8, 32), (32, 16)),
-    fade_images=((8, 8_000), (16, 16_000), (64, 6_000)), stable_images=((8, 16_000), (16, 44_000), (64, 344_000), (128, 294_000)),
-    lr=((8, 2.5e-3), (64, 1e-3), (128, 8e-4)), ema=((8, 0.99), (32, 0.995), (64, 0.9985), (128, 0.9989)), cool=100_000)
+    fade_images=((8, 8_000), (16, 16_000), (64, 6_000)),
+    stable_images=((8, 16_000), (16, 44_000), (64, 344_000), (128, 294_000)),
+    lr=((8, 2.5e-3), (64, 1e-3), (128, 8e-4)), ema=((8, 0.99), (32, 0.995), (64, 0.9985), (128, 0.9989)),
+    cool=100_000)
 PROFILES = {"overnight": OVERNIGHT, "small": SMALL,
-            "gated": GATED, "tuned": TUNED, "gpu": GPU, "paper": paper_config(), "paper128": paper_config(128), "paper512": paper_config(512),
+            "gated": GATED, "tuned": TUNED, "gpu": GPU, "paper": paper_config(),
+            "paper128": paper_config(128), "paper512": paper_config(512),
             "official": official_config(), "official512": official_config(512)}
 
 # %% ../../nbs/60_schedule.ipynb #5010c4b5
@@ -195,7 +218,7 @@ ABLATIONS = {   # name: (changes to GeneratorConfig, changes to TrainConfig)
     "frame_discriminator": (dict(static_maps=False, z_dyn_dim=0), dict(crops=0.0)),
     "separate_S": (dict(z_dyn_dim=0), dict(crops=0.0)),
     "separate_z": (dict(), dict(crops=0.0)),
-    "crop_sampling": (dict(), dict()),                               # the full model; Table 1 calls it "decay"
+    "crop_sampling": (dict(), dict()),  # the full model; Table 1 calls it "decay"
     "freq_0.1": (dict(), dict(pairs=(0.1, 0.1))),
     "freq_0.3": (dict(), dict(pairs=(0.3, 0.3))),
     "freq_0.5": (dict(), dict(pairs=(0.5, 0.5))),
