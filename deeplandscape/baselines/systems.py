@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CARD', 'Animator', 'read_source', 'check_take', 'draw_clip', 'regions_of', 'largest_rectangle', 'feathered', 'paste',
-           'as_video', 'run_measured', 'StillPhoto']
+           'as_video', 'run_measured', 'StillAnimator']
 
 # %% ../../nbs/829_systems.ipynb #d8ae4ab3
 import time
@@ -17,7 +17,8 @@ from torch import Tensor
 from ..averages import erode, gaussian, resize
 from ..core import InputError, item_generator
 from ..data.sources import VIDEOS
-from ..media import from_uint8, read_photo, read_video, to_uint8
+from ..media import read_photo, read_video, to_uint8
+from ..metrics.extractors import as_pictures
 from ..perception.masks import segmenter
 from ..photo.animation import Video, most_memory
 from ..photo.regions import regions
@@ -48,15 +49,17 @@ def read_source(
     side: int | None = None,    # px of the shorter side; None: its own
 ) -> tuple:                     # photograph (1, 3, H, W), clip (T, 3, H, W) or None
     "The photograph that is to be animated, and the clip it begins, if it does."
-    if not torch.is_tensor(source):
+    if isinstance(source, (str, Path)):
         moving = Path(source).suffix.lower() in VIDEOS
         source = read_video(source)[0] if moving else read_photo(source)
+    if not torch.is_tensor(source):
+        raise InputError(f"A photograph or a clip is a file or a tensor, not {type(source).__name__}.")
     if source.dim() not in (3, 4) or source.shape[-3] != 3 or min(source.shape[-2:]) < 16 or len(source) == 0:
         what = "A photograph is (3, H, W) and a clip (T, 3, H, W), of at least 16 pixels"
         raise InputError(f"{what}, not {tuple(source.shape)}.")
-    x = from_uint8(source) if source.dtype == torch.uint8 else source.float().clamp(-1, 1)
-    if not x.isfinite().all(): raise InputError("The photograph or clip holds numbers that are not finite.")
-    x = x[None] if x.dim() == 3 else x
+    if not source.isfinite().all():
+        raise InputError("The photograph or clip holds numbers that are not finite.")
+    x = as_pictures(source[None] if source.dim() == 3 else source, "-1..1").clamp(-1, 1)
     if side is not None:
         x = resize(x, [max(16, round(n * side / min(x.shape[-2:]))) for n in x.shape[-2:]])
     return x[:1], x if source.dim() == 4 else None
@@ -151,7 +154,7 @@ def run_measured(
     return video
 
 # %% ../../nbs/829_systems.ipynb #2d44ff5d
-class StillPhoto(Animator):
+class StillAnimator(Animator):
     "A photograph that stays as it is."
     name = "still photo"
 
