@@ -1,4 +1,4 @@
-"""Compared systems keep the promises of their interface; linear dynamics is the closed form that it claims."""
+"""Compared systems keep the promises of their interface; linear dynamics is the closed form it claims."""
 import math
 
 import pytest
@@ -35,7 +35,7 @@ def test_linear_dynamics(photo, clip, closed):
     video = check_animator(make, photo)
     land = (video.masks[1] < 0.5).expand(3, -1, -1)
     assert (video.frames[:, land] == to_uint8(photo)[land]).all()
-    check_animator(make, clip)
+    check_animator(make, clip, seeds_differ=not closed)    # the closed loop plays the clip up to the first jump
 
 
 def test_the_fit_is_the_least_squares_one(clip):
@@ -58,7 +58,8 @@ def test_noise_has_the_covariance_of_what_the_fit_leaves(clip):
     states = run_forward(system, 20_000, seed=1)
     noise = states[:, 1:] - system.A @ states[:, :-1]
     wanted = system.B @ system.B.T
-    torch.testing.assert_close(noise @ noise.T / noise.shape[1], wanted, atol=0.06 * float(wanted.max()), rtol=0)
+    found, most = noise @ noise.T / noise.shape[1], 0.06 * float(wanted.max())
+    torch.testing.assert_close(found, wanted, atol=most, rtol=0)
 
 
 def test_a_closed_loop_neither_fades_nor_grows(clip):
