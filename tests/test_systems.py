@@ -35,7 +35,8 @@ def test_linear_dynamics(photo, clip, closed):
     video = check_animator(make, photo)
     land = (video.masks[1] < 0.5).expand(3, -1, -1)
     assert (video.frames[:, land] == to_uint8(photo)[land]).all()
-    check_animator(make, clip, seeds_differ=not closed)    # the closed loop plays the clip up to the first jump
+    # the closed loop plays the clip up to its first jump
+    check_animator(make, clip, seeds_differ=not closed)
 
 
 def test_the_fit_is_the_least_squares_one(clip):

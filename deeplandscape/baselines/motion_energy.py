@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHIPPED', 'HOURS_APART', 'PAPER_TRAINING', 'MotionEnergyConfig', 'drifting_gabors', 'halve', 'MotionEnergy',
-           'grey_of', 'flow_pairs', 'turned_pair', 'training_pairs', 'MotionEnergyTraining', 'end_point_error',
+           'grey_of', 'flow_pairs', 'turned_pair', 'turned_batch', 'MotionEnergyTraining', 'end_point_error',
            'motion_energy_loss', 'train_motion_energy', 'load_motion_energy']
 
 # %% ../../nbs/831_motion_energy.ipynb #5a88d6f2
@@ -149,7 +149,7 @@ def turned_pair(
     return frames, flow
 
 
-def training_pairs(split, step, batch, side, crop, seed):
+def turned_batch(split, step, batch, side, crop, seed):
     "Grey pairs (B, 2, crop, crop), flow and weight of one step: a pure function of its arguments."
     frames, flow, weight = flow_pairs(split, step * batch, batch, side, seed)
     g, grey, made = item_generator(seed, "turns", split, step), grey_of(frames), []
@@ -172,7 +172,7 @@ class MotionEnergyTraining:
     batch: int = 8                 # pairs in a step
     side: int = 96                 # px of the rendered frames
     crop: int = 64                 # px of what the network sees of them
-    learning_rate: float = 6e-3    # at the beginning
+    learning_rate: float = 1e-3    # at the beginning; at 6e-3 the decoder's units die
     decay: float = 1e-4            # on the squared filters
     seed: int = 0                  # of weights and pairs
 
@@ -193,7 +193,8 @@ def motion_energy_loss(net, pairs, flow, weight):
     found, side = net.decode(levels, pairs.shape[-2:]), 0.0
     for k, (head, h) in enumerate(zip(net.heads, levels)):
         small = lambda x: F.interpolate(x, size=h.shape[-2:], mode="area")
-        side = side + end_point_error(head(net.config.channels * h), small(flow) / 2 ** k, small(weight)) * 2 ** k / len(levels)
+        own = end_point_error(head(net.config.channels * h), small(flow) / 2 ** k, small(weight))
+        side = side + own * 2 ** k / len(levels)
     return end_point_error(found, flow, weight) + side
 
 # %% ../../nbs/831_motion_energy.ipynb #da9d6b9c
@@ -214,7 +215,7 @@ def train_motion_energy(
         torch.manual_seed(t.seed)
         net = MotionEnergy(config)
     def loss(split, step):
-        pairs = training_pairs(split, step, t.batch, t.side, t.crop, t.seed)
+        pairs = turned_batch(split, step, t.batch, t.side, t.crop, t.seed)
         return motion_energy_loss(net, *pairs) + t.decay * net.filters.weight.square().sum()
     about = {"config": asdict(config), "training": {k: v for k, v in asdict(t).items() if k != "steps"}}
     checkpoint = path and Path(path).with_suffix(".resume.safetensors")
