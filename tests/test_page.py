@@ -1,5 +1,5 @@
-"""The report: from result files alone, nothing stale, every paper figure in its place; in a real browser it
-fits a phone and a desk."""
+"""The report: from result files alone, nothing stale, videos first, every paper figure in its place; in a
+real browser it fits a phone and a desk."""
 import json
 import re
 import shutil
@@ -25,7 +25,7 @@ SENTINEL = 0.4711
 
 class Reader(HTMLParser):
     "What matters of a page: ids, links, pictures, and whether tags are closed."
-    VOID = {"meta", "link", "img", "source", "br"}
+    VOID = {"meta", "link", "img", "source", "br", "col", "input"}
 
     def __init__(self, text):
         super().__init__()
@@ -91,7 +91,39 @@ def test_well_formed_and_linked(folder):
         elif not link.startswith(("https://arxiv.org/", "data:")): assert (folder / link).exists(), link
     assert page.images and all(image["alt"] and image["width"] and image["height"] for image in page.images)
     assert page.headings[0] == 1 and all(b - a <= 1 for a, b in zip(page.headings, page.headings[1:]))
-    assert "<script" not in (folder / "index.html").read_text(encoding="utf-8")
+    # what runs stands in the page: nothing is fetched
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    assert "<script src" not in text and not re.search(r"""(?:src|href)=["']https?://(?!arxiv)""", text)
+
+
+def test_videos_come_first_with_the_papers_own_figure(folder):
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    places = [text.index(f'id="{name}"') for name in ("videos", "figures", "claims", "provenance")]
+    assert places == sorted(places)
+    films = text[places[0]:places[1]]
+    assert "fig01_videos.mp4" in films and "https://arxiv.org/pdf/2008.09655#page=" in films
+
+
+def test_at_most_ten_numbers_before_the_rest_is_folded(folder):
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    article = text[text.index('<article id="tab02_inversion"'):]
+    article = article[:article.index("</article>")]
+    shown = re.sub(r"<details.*?</details>", "", article, flags=re.S)
+    assert 1 <= shown.count("<dd>") <= 10 and "<table" not in shown and "<table" in article
+
+
+def test_curves_stand_in_the_page_as_they_are_in_the_file(tmp_path):
+    "Points and intervals of a CSV, rounded to five digits; a table without a course has none."
+    lines = [("Ours", "", "SSIM", 1 - n / 70, 0.9 - n / 70, 1.0, n) for n in range(5)]
+    table = pd.DataFrame(lines, columns=["method", "condition", "metric", "value", "low", "high", "frame"])
+    save_result("fig09_ssim", "cpu", table=table, output=tmp_path)
+    text = text_of(tmp_path)
+    data = re.search(r'<script type="application/json" class="curves">(.*?)</script>', text, re.S)
+    found = json.loads(data[1])
+    line, = found[0]["lines"]
+    assert found[0]["title"] == "SSIM" and line["name"] == "Ours"
+    assert np.allclose(np.array(line["points"]), table[["frame", "value", "low", "high"]], atol=1e-5)
+    assert 'href="fig09_ssim.csv" download' in text
 
 
 def test_numbers_beside_the_papers(folder):
@@ -178,9 +210,9 @@ def test_in_a_browser(browser, folder, tmp_path, width):
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     assert page.evaluate("[...document.querySelectorAll('main p, main td, main th, dd, dt, li')].every(e => "
                          "parseFloat(getComputedStyle(e).fontSize) >= 9.5)")
-    inner = ("[...document.querySelectorAll('article *, .claims > li *')].filter(e => "
-             "e.getBoundingClientRect().right > e.closest('article, .claims > "
-             "li').getBoundingClientRect().right)")
+    inner = ("[...document.querySelectorAll('article *, .claims td *')].filter(e => "
+             "e.getBoundingClientRect().right > e.closest('article, .claims "
+             "td').getBoundingClientRect().right + 1)")
     assert page.evaluate(inner + ".map(e => e.outerHTML.slice(0, 90))") == []
     page.screenshot(path=str(tmp_path / "page.png"))
     pixels = np.asarray(Image.open(tmp_path / "page.png").convert("L"), dtype=float)

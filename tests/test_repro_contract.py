@@ -15,8 +15,10 @@ from papermill import inspect_notebook
 from deeplandscape.report import results
 from deeplandscape.report.claims import source_of
 from deeplandscape.core import InputError
-from deeplandscape.report.results import fingerprint, is_current, parameters_of, save_result
-from deeplandscape.report.reproduce import import_closure, profile_plan, read_profile, reproduce
+from deeplandscape.parameters import parameters_of
+from deeplandscape.report.profiles import profile_plan, read_profile
+from deeplandscape.report.results import fingerprint, is_current, save_result
+from deeplandscape.report.reproduce import import_closure, reproduce
 from deeplandscape.report.figures import published
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,7 +144,7 @@ def test_a_profile_extends_another(tmp_path):
     assert same(smoke) == same(mine) == same(hers)
     assert mine.parameters["fig01_videos"]["n_videos"] == hers.parameters["fig01_videos"]["n_videos"] == 3
     assert ({p["seed"] for p in hers.parameters.values() if "seed" in p} == {5} and mine.jobs == 1
-            and hers.threads == smoke.threads)
+            and hers.resources == smoke.resources)
     assert smoke.figures not in (mine.figures, hers.figures), "never into the results of another"
 
 
@@ -214,9 +216,13 @@ def test_graph_by_hand_refuses_a_misspelt_parameter(tmp_path):
 
 def test_graph_has_no_cycle_and_runs_every_notebook(tmp_path, capfd):
     assert reproduce("gpu", dry_run=True, figures=tmp_path / "figures", runs=tmp_path / "runs") == 0
-    counts = dict(line.split()[:2] for line in "".join(capfd.readouterr()).splitlines()
-                  if len(line.split()) == 2)
-    assert int(counts["notebook"]) + int(counts["figure"]) == len(NOTEBOOKS) and counts["report"] == "1"
+    lines = capfd.readouterr().out.splitlines()
+    found = [line.split()[0] for line in lines[1:-1]]
+    assert sorted(found) == [path.stem for path in NOTEBOOKS]
+    assert lines[-1].startswith(f"{len(NOTEBOOKS)} notebooks would run: ")
+    assert all("no result yet" in line for line in lines[1:-1])
+    place = {name: k for k, name in enumerate(found)}
+    assert place["a1_train"] < place["a3_encoder"] < place["a5_invert"] < place["tab02_inversion"]
 
 
 @pytest.mark.parametrize("name", PRINTED)

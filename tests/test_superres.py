@@ -1,5 +1,7 @@
 """Super-resolution: the guided filter against a direct solve, the network against a written-out one, the
 blend's parts, exact resuming."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,14 +9,18 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 
+from deeplandscape.averages import running_mean
 from deeplandscape.core import InputError
 from deeplandscape.metrics.similarity import masked_ssim
 from deeplandscape.data.scenes import render_clip
 from deeplandscape.data.weather import scene_seeds
-from deeplandscape.photo.superres import Blend, blend, box_mean, guided_filter, guided_upsample, GuidedFilter
-from deeplandscape.photo.rrdb import (
-    bicubic, from_esrgan, load_superres, reduce, RRDBNet, save_superres, SuperresConfig)
-from deeplandscape.photo.pairs import scene_source, stored_pairs, train_superres, training_pairs
+from deeplandscape.photo.superres import Blend, blend, guided_filter, guided_upsample, GuidedFilter
+from deeplandscape.photo.esrgan import PatchCritic, PatchCriticConfig, relativistic_loss
+from deeplandscape.photo.layouts import from_esrgan
+from deeplandscape.photo.pairs import PairSet, prepare_pairs, scene_source
+from deeplandscape.photo.rrdb import bicubic, load_superres, reduce, RRDBNet, save_superres, SuperresConfig
+from deeplandscape.photo.superres_training import (
+    SHARP, SuperresPair, SuperresPhase, SuperresTraining, train_superres)
 
 
 def noise(*shape, seed=0): return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
@@ -70,14 +76,14 @@ def test_guided_filter_is_linear_in_the_source_and_items_are_apart():
 
 def test_a_flat_guide_gives_means_of_means():
     source = noise(1, 2, 12, 10)
-    assert_close(guided_filter(torch.zeros(1, 3, 12, 10), source, 2), box_mean(box_mean(source, 2), 2),
-                 rtol=1e-4, atol=1e-5)
+    smooth = running_mean(running_mean(source, 2), 2)
+    assert_close(guided_filter(torch.zeros(1, 3, 12, 10), source, 2), smooth, rtol=1e-4, atol=1e-5)
 
 
-def test_box_mean_counts_what_is_there():
-    assert_close(box_mean(torch.ones(1, 1, 5, 300), 40), torch.ones(1, 1, 5, 300))
+def test_running_mean_counts_what_is_there():
+    assert_close(running_mean(torch.ones(1, 1, 5, 300), 40), torch.ones(1, 1, 5, 300))
     x = noise(1, 1, 30, 30)
-    assert_close(box_mean(x, 3), F.avg_pool2d(x, 7, 1, 3, count_include_pad=False), rtol=1e-4, atol=1e-6)
+    assert_close(running_mean(x, 3), F.avg_pool2d(x, 7, 1, 3, count_include_pad=False), rtol=1e-4, atol=1e-6)
 
 
 def test_fitting_at_the_small_size_recovers_a_change_of_light():
@@ -163,27 +169,55 @@ def test_sizes_need_not_be_multiples(evening):
 
 
 def test_pairs_depend_on_seed_split_and_step_only(tmp_path):
-    draw = training_pairs(scene_source(40), 2, 32, seed=7)
+    blurred = lambda small: bicubic(reduce(small, (5, 5)), small.shape[-2:]).clamp(-1, 1)
+    options = dict(source=scene_source(40), degrade=blurred, pairs=4, batch=2, seed=7)
+    one, other = (PairSet(prepare_pairs(tmp_path / name, **options)) for name in "ab")
     for split in ("train", "val"):
-        a, b = draw(split, 3), training_pairs(scene_source(40), 2, 32, seed=7)(split, 3)
+        a, b = (pairs.draw(2, 32, 0.5, seed=3)(split, 3) for pairs in (one, other))
         assert all(torch.equal(x, y) for x, y in zip(a, b)) and a[0].shape == (2, 3, 8, 8)
-        kept = stored_pairs(draw, tmp_path, 4)
-        assert all(torch.equal(x, y) for x, y in zip(a, kept(split, 7)))
-    with pytest.raises(InputError): training_pairs(scene_source(40), 1, 30)
+    assert not torch.equal(one.draw(2, 32, seed=4)("train", 3)[1], one.draw(2, 32, seed=3)("train", 3)[1])
+    with pytest.raises(InputError, match="multiple of 4"): one.draw(1, 30)
 
 
-def test_resumed_training_equals_uninterrupted(tmp_path):
-    draw = training_pairs(lambda batch, g, split: torch.rand(batch, 3, 16, 16, generator=g) * 2 - 1, 1, 16)
-    options = dict(config=SuperresConfig(4, 1, 2, residual=True), steps=6, validate_every=2,
-                   learning_rate=1e-3, progress=False)
-    whole = train_superres(draw, **options)
+class Noise:
+    "Pairs of noise; stops when a batch of a number is drawn for training."
+    def __init__(self, stop=None): self.stop, self.drawn = stop, 0
 
-    def stopping(split, step):
-        if (split, step) == ("train", 3): raise KeyboardInterrupt
-        return draw(split, step)
-    with pytest.raises(KeyboardInterrupt):
-        train_superres(stopping, path=tmp_path / "sr.safetensors", **options)
-    resumed = train_superres(draw, path=tmp_path / "sr.safetensors", resume=True, **options)
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))
-    with pytest.raises(InputError):
-        train_superres(draw, path=tmp_path / "sr.safetensors", resume=True, about={"pairs": 2}, **options)
+    def draw(self, batch, patch, plain, seed):
+        def drawn(split, step):
+            self.drawn += split == "train"
+            if self.drawn == self.stop: raise KeyboardInterrupt
+            large = noise(batch, 3, patch, patch, seed=step + 1000 * (split == "val"))
+            return reduce(large, (patch // 4, patch // 4)), large
+        return drawn
+
+
+@pytest.mark.parametrize("stop", [2, 4, 6])
+def test_resumed_training_equals_uninterrupted(tmp_path, stop):
+    phase = SuperresPhase(3, 1e-3, "cosine", batch=2, patch=16)
+    config = SuperresTraining(SuperresConfig(4, 1, 2, residual=True), PatchCriticConfig(16, 4), phase,
+                              replace(SHARP, steps=3, batch=2, patch=16), "mobilenet", validate_every=1)
+    whole = train_superres(Noise(), config)
+    with pytest.raises(KeyboardInterrupt): train_superres(Noise(stop), config, tmp_path)
+    resumed = train_superres(Noise(), config, tmp_path, resume=True)
+    for one, other in zip(whole, resumed):
+        assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values()))
+    with pytest.raises(InputError, match="another run"):
+        train_superres(Noise(), replace(config, seed=1), tmp_path, resume=True)
+
+
+def test_one_step_on_both_losses_is_a_step_of_each():
+    "The gradients of the sum are those of the generator's loss and of the discriminator's, each by itself."
+    torch.manual_seed(0)
+    net, critic = RRDBNet(SuperresConfig(4, 1, 2)), PatchCritic(PatchCriticConfig(16, 4))
+    small, large = noise(3, 3, 4, 4), noise(3, 3, 16, 16, seed=1)
+    phase = replace(SHARP, patch=16, perceptual=0.0)
+    sum(SuperresPair(net, critic).losses(small, large, phase, None).values()).backward()
+    made = net(small)
+    real, fake = critic(large), critic(made)
+    for_net = 1e-2 * F.l1_loss(made, large) + 5e-3 * relativistic_loss(fake, real)
+    for_critic = relativistic_loss(real, critic(made.detach()))
+    for loss, part in ((for_net, net), (for_critic, critic)):
+        parameters = list(part.parameters())
+        for p, g in zip(parameters, torch.autograd.grad(loss, parameters, retain_graph=True)):
+            assert_close(p.grad, g, rtol=1e-3, atol=1e-6)

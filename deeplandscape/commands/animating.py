@@ -38,14 +38,36 @@ def load_models(
     check_belonging(models["G"], models.get("E"), models.get("A"))
     return models
 
+# %% ../../nbs/982_animating.ipynb #5ac02cc0
+def resolver(network, way, device):
+    "What `--super-resolve` does to an animation; the network is read, or refused, before the first one."
+    if network is None: return lambda video: video
+    from deeplandscape.photo.layouts import load_upscaler
+    from deeplandscape.photo.larger import super_resolve, WAYS
+    if way not in WAYS: raise InputError(f"There is no way {way!r}; choose one of {', '.join(WAYS)}.")
+    net = network if network == "bicubic" else load_upscaler(network, device)
+    return lambda video: super_resolve(video, net, way, name=Path(network).name)
+
+def check_places(photos, out, mask, mask_out, codec, crf):
+    "Whether there are several photographs, and where the video goes; refused before any work."
+    many = len(photos) > 1 or photos[0].is_dir()
+    out = out or Path("animations" if many else "animation.mp4")
+    if many: check_folder(out), check_folder(mask_out or out)
+    else: check_output(out, VIDEO_SUFFIXES), mask_out and check_output(mask_out, (".png",))
+    if many and mask is not None and str(mask) != "all":
+        raise InputError("One mask does not fit several photographs; give --mask all, or one photograph at a "
+                         "time.")
+    check_encoder("x.mp4" if many else out, codec, crf)
+    return many, out
+
 # %% ../../nbs/982_animating.ipynb #5ac02cc8
-def animate_one(photo, video, mask_out, codec, options):
+def animate_one(photo, video, mask_out, codec, options, resolve=lambda video: video):
     "Animate one photograph, write the video and what is asked for beside it; what is doubtful."
     from deeplandscape.media import read_photo
     from deeplandscape.perception.masks import segmenter
     from deeplandscape.photo.animation import animate
     from deeplandscape.photo.steering import find_mask, write_mask
-    found = animate(photo, **options)
+    found = resolve(animate(photo, **options))
     if mask_out: write_mask(mask_out, found.masks)
     found.save(video, **codec)
     doubts = (find_mask(read_photo(photo, 1024), segmenter(device=str(pick_device(options["device"]))))[1]
@@ -62,12 +84,12 @@ def check_animation(options, amount) -> None:
         raise InputError("No light is named; choose none, tour, random, or names of lights (see --help).")
     light_network(options["light"] or "none", amount, options["models"], pick_device(options["device"]))
 
-def animate_many(photos, out, mask_out, again, codec, options) -> None:
+def animate_many(photos, out, mask_out, again, codec, options, resolve) -> None:
     "Animate photographs one after another; a table at the end, exit code 2 when any of them failed."
     from deeplandscape.photo.batch import batch, batch_plan, batch_table
     plan = batch_plan(photos, out)
     make = lambda photo, video: animate_one(photo, video, mask_out and mask_out / f"{video.stem}.png", codec,
-                                            options)[1]
+                                            options, resolve)[1]
     done = batch(plan, make, again, say=lambda line: typer.echo(line, err=True))
     typer.echo(batch_table(done))
     if any(d.status == "failed" for d in done): raise typer.Exit(2)
@@ -78,8 +100,7 @@ def animate_command(
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="the video to write: .mp4, .mov, .webm, .webp or .gif; for several photographs a folder")] = None,
     direction: Annotated[Optional[str], typer.Option(help="where clouds go: right, left, up, down, towards (as up), away (as down), or as on a clock, 1h to 12h; default: drawn by the seed")] = None,
     speed: Annotated[float, number("1 is the average cloud of the paper's videos; below 0: backwards", -20, 20)] = 1.0,
-    seconds: Seconds = 4.0,
-    fps: Fps = 30,
+    seconds: Seconds = 4.0, fps: Fps = 30,
     size: Annotated[Optional[int], number("longest side of the video in pixels; default: the photograph's own, within 1920 x 1080", 32, 16384)] = None,
     mask: Annotated[Optional[Path], typer.Option(help="picture of what moves: as --mask-out writes it, or white on black; all: everything moves; default: found")] = None,
     mask_out: Annotated[Optional[Path], typer.Option(help="write what moves, .png, to be corrected and given back by --mask; for several photographs a folder")] = None,
@@ -93,25 +114,23 @@ def animate_command(
     encoder: Annotated[str, typer.Option(help="encoder of that generator: a name or a file")] = "encoder",
     lighting: Annotated[str, typer.Option(help="lighting network of that generator: a name or a file")] = "lighting",
     preview: Annotated[bool, typer.Option("--preview", help="a first look in seconds: few iterations, 256 pixels")] = False,
+    super_resolve: Annotated[Optional[str], typer.Option(help="enlarge the model's frames by this network x4: a file, realesr-general, realesrgan, realesr-compact or bicubic")] = None,
+    way: Annotated[str, typer.Option(help="with --super-resolve: both (the photograph's detail, the network for what is new), guided (the paper's) or network")] = "both",
     codec: CodecName = None, crf: Crf = None, threads: Threads = None,
     again: Annotated[bool, typer.Option("--again", help="several photographs: make videos that are there once more")] = False,
     seed: Seed = 0,
     device: Device = "auto",
 ):
     "Turn a photograph into a video, or a folder of photographs into a folder of videos."
-    many = len(photos) > 1 or photos[0].is_dir()
-    out = out or Path("animations" if many else "animation.mp4")
-    if many: check_folder(out), check_folder(mask_out or out)
-    else: check_output(out, VIDEO_SUFFIXES), mask_out and check_output(mask_out, (".png",))
-    if many and mask is not None and str(mask) != "all": raise InputError("One mask does not fit several photographs; give --mask all, or one photograph at a time.")
-    check_encoder("x.mp4" if many else out, codec, crf)
+    many, out = check_places(photos, out, mask, mask_out, codec, crf)
     use_threads(threads)
+    resolve = resolver(super_resolve, way, device)
     options = dict(preview=preview, direction=direction, seconds=seconds, fps=fps, speed=speed, seed=seed, variant=variant, mask=mask, size=size, loop=loop, iterations=iterations,
                    device=device, models=load_models(device, weights, encoder, lighting, variant, light), light=light)
     check_animation(options, light_amount)
     options["amount"] = light_amount
-    if many: return animate_many(photos, out, mask_out, again, dict(codec=codec, crf=crf), options)
-    found, doubts = animate_one(photos[0], out, mask_out, dict(codec=codec, crf=crf), options)
+    if many: return animate_many(photos, out, mask_out, again, dict(codec=codec, crf=crf), options, resolve)
+    found, doubts = animate_one(photos[0], out, mask_out, dict(codec=codec, crf=crf), options, resolve)
     typer.echo("\n".join([str(found), *([f"look at the mask: {doubts}"] if doubts else []), *([f"wrote {mask_out}"] if mask_out else []), f"wrote {out}"]))
 
 # %% ../../nbs/982_animating.ipynb #5030a267

@@ -116,7 +116,8 @@ def fit_generator_command(
 # %% ../../nbs/983_learning.ipynb #d17ba887
 def prepare_command(
     out: Annotated[Path, typer.Argument(
-        help="folder of the store; or test-clips: fetch the published test clips into a folder of that name")],
+        help="folder of the store; or, by its name, what to make: test-clips (the published test clips) or "
+             "superres (pairs for super-resolution)")],
     photos: Annotated[list[Path], typer.Option(help="folder of photographs; repeatable")] = [],
     clips: Annotated[list[Path], typer.Option(
         help="folder of frames, folder of such folders, or video; repeatable")] = [],
@@ -128,9 +129,20 @@ def prepare_command(
     list: Annotated[Optional[Path], typer.Option(
         help="test-clips: a list of your own, {kind: {link: [second, ...]}}")] = None,
     size: Annotated[int, number("test-clips: side of the squares in pixels", 16, 8192)] = 1080,
+    pairs: Annotated[int, number("superres: pairs made of photographs and clips", 1, 10**8)] = 1000,
+    iterations: Annotated[int, number("superres: of the inversion, as in animate", 1, 10**6)] = 300,
+    batch: Annotated[int, number("superres: pictures inverted at once", 1, 4096)] = 8,
+    weights: Annotated[str, typer.Option(help="superres: generator, a name or a file")] = "generator",
+    encoder: Annotated[str, typer.Option(
+        help="superres: encoder of that generator, a name or a file")] = "encoder",
+    seed: Seed = 0,
+    device: Device = "auto",
 ):
-    "Prepare photographs, videos and rendered scenes for training, or fetch the test clips; restartable."
+    "Prepare photographs, videos and scenes for training, or make what the folder is named after."
     if out.name == "test-clips" and not (photos or clips or scenes): return fetch_test_clips(out, list, size)
+    if out.name == "superres":
+        return prepare_pairs_for(out, photos, clips, scenes, pairs, weights, encoder, iterations, batch, seed,
+                                 device)
     from deeplandscape.data.prepare import prepare_store
     if not (photos or clips or scenes):
         raise InputError("Nothing to prepare; give --photos, --clips or --scenes.")
@@ -150,3 +162,9 @@ def fetch_test_clips(out, path, size):
     for name, why in found.items():
         if why: typer.echo(f"missing: {name}: {why}")
     typer.echo(f"{sum(not why for why in found.values())} of {len(found)} clips are in {out}")
+
+def prepare_pairs_for(out, *wanted):
+    "Make the pairs of `deeplandscape prepare superres`."
+    from deeplandscape.photo.pairs import make_pairs
+    check_folder(out), use_threads()
+    typer.echo(f"{len(make_pairs(out, *wanted, typer.echo))} pairs for training are in {out}")

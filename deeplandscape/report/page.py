@@ -23,9 +23,13 @@ from ..files import atomic
 from .results import is_current, parameters_of, PLACES, project_folder
 from .reproduce import profile_plan, read_profile
 from .figures import beside, figure_order, gallery, title_of
+from .curves import key_numbers, page_curves
 from .claims import claim_verdicts, source_of, VERDICTS
 
 # %% ../../nbs/95_page.ipynb #0f7d0f44
+VIDEO_WIDTH = 960     # px on the page, at most; small videos are shown as large as that too
+
+
 def picture_of(path: Path) -> dict | None:
     "File and size of a picture, None where there is none."
     if not path.exists(): return None
@@ -44,11 +48,14 @@ def result_of(folder: Path, name: str) -> dict | None:
     facts = json.loads(path.read_text(encoding="utf-8"))
     title, purpose = title_of(name)
     video, still = path.with_suffix(".mp4"), picture_of(path.with_suffix(".webp"))
+    if still: still["height"] = round(still["height"] * VIDEO_WIDTH / still["width"])
     numbers = [(key, value) for key, value in facts["values"].items() if not isinstance(value, (dict, list))]
     commit, _, dirty = (facts["run"]["commit"] or "none").partition("-")
     return {"name": name, "title": title, "purpose": purpose, "numbers": numbers,
             "picture": picture_of(path.with_suffix(".png")),
-            "video": {**still, "file": video.name} if video.exists() and still else None,
+            "video": ({**still, "width": VIDEO_WIDTH, "file": video.name} if video.exists() and still
+                      else None),
+            "curves": page_curves(name, folder),
             "files": [s for s in ("png", "mp4", "webp", "csv", "json") if path.with_suffix(f".{s}").exists()],
             "seconds": facts["run"]["seconds"] or 0, "minutes": f"{(facts['run']['seconds'] or 0) / 60:.1f}",
             "seed": facts["seed"],
@@ -132,6 +139,11 @@ def paper_items(folder: Path, judged: list) -> list:
                  "measured_by": result_of(folder, source) if source != item["name"] else None}
         # they are in the table
         if item["result"] and item["table"] and source != item["name"]: item["result"]["numbers"] = []
+        item["first"] = key_numbers(item["table"]) if item["table"] and not item["table"]["words"] else []
+        rows = item["table"]["rows"] if item["table"] else []
+        item["cells"] = sum(cell is not None for _, cells in rows for cell in cells)
+        item["curves"] = (item["result"] or {}).get("curves") or (item["measured_by"] or {}).get("curves", [])
+        item["curves_of"] = item["name"] if (item["result"] or {}).get("curves") else source
         item["has_ours"] = bool(item["result"]
                                 and ("ours", "not measured yet") not in item["result"]["numbers"]
                                 and (not item["table"] or item["table"]["words"]
@@ -172,6 +184,10 @@ def page_content(
     numeric = [item["table"] for item in items if item["table"] and not item["table"]["words"]]
     return {"profile": profile, "about": about, "claims": claims, "items": items, "results": results,
             "counts": {says: sum(c["says"] == says for c in claims) for says in VERDICTS},
+            "videos": [{"item": i, "result": i["result"]} for i in items
+                       if i["result"] and i["result"]["video"]]
+                      + [{"item": None, "result": r} for r in results
+                         if r["video"] and r["name"] not in listed],
             "artefacts": [result for result in results if result["name"] not in listed],
             "printed_count": sum(t["printed"] for t in numeric),
             "beside_count": sum(t["beside"] for t in numeric),

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['PLOT_PALETTE', 'project_folder', 'use_style', 'code_version', 'git', 'git_commit', 'write_loop', 'save_result',
-           'fingerprint', 'parameters_of', 'Run', 'is_current', 'example_photos']
+           'fingerprint', 'Run', 'is_current', 'example_photos']
 
 # %% ../../nbs/91_results.ipynb #e0adda28
-import ast
 import functools
 import hashlib
 import json
@@ -15,6 +14,7 @@ import platform
 import subprocess
 import time
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 
 from .. import __version__
@@ -28,6 +28,7 @@ import torch.nn.functional as F
 
 from ..core import InputError
 from ..files import atomic, file_sha256, weights_path
+from ..parameters import check_running, parameters_of
 from ..media import from_uint8, read_photo, save_image, to_uint8, write_video
 from ..data.weather import scene_seeds
 from ..data.scenes import render
@@ -113,6 +114,13 @@ def hashes_of_weights(weights: tuple) -> dict:
     return {path.name: file_sha256(path) for path in paths}
 
 
+def peak_memory() -> int | None:
+    "The most memory that this process has held, in bytes; None where the system does not say."
+    if not find_spec("resource"): return None
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
 def provenance(name, profile, values, parameters, weights, seed, started, inputs) -> dict:
     "What a result's JSON says: what was computed, from what; and apart from that when, where and how long."
     seconds = None if started is None else round(time.time() - started, 1)
@@ -127,7 +135,8 @@ def provenance(name, profile, values, parameters, weights, seed, started, inputs
             "run": {"started": begun, "seconds": seconds, "commit": git_commit(), "torch": torch.__version__,
                     "python": platform.python_version(),
                     "machine": f"{platform.system()} {platform.machine()}",
-                    "device": device, "threads": torch.get_num_threads(), "places": where}}
+                    "device": device, "threads": torch.get_num_threads(),
+                    "memory": peak_memory(), "places": where}}
 
 # %% ../../nbs/91_results.ipynb #1acf77c8
 MOST_BYTES = 70_000    # of a picture, so that a set of results stays small
@@ -209,25 +218,14 @@ def fingerprint(
         found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
     return found
 
-# %% ../../nbs/91_results.ipynb #5a0be1f1
-def parameters_of(
-    notebook: str | Path,        # a notebook of the reproduction
-) -> dict:                       # name -> {"default", "type": as written, "help": the comment behind it}
-    "The parameters that a notebook declares in its tagged cell."
-    found = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
-    text = next(("".join(c["source"]) for c in found if "parameters" in c["metadata"].get("tags", [])), "")
-    lines, nodes = text.splitlines(), [n for n in ast.parse(text).body if isinstance(n, ast.AnnAssign)]
-    comment = lambda node: lines[node.end_lineno - 1].encode(
-        )[node.end_col_offset:].decode().partition("#")[2].strip()
-    return {n.target.id: {"default": ast.get_source_segment(text, n.value), "type": ast.unparse(n.annotation),
-                          "help": comment(n)} for n in nodes}
-
 # %% ../../nbs/91_results.ipynb #4c58eefd
 class Run:
     "One run of a notebook: its parameters, its clock, and where its results go."
 
     def __init__(self, name: str, namespace: dict):  # the notebook's name; its globals()
-        known = parameters_of(project_folder() / "nbs" / "repro" / f"{name}.ipynb")
+        notebook = project_folder() / "nbs" / "repro" / f"{name}.ipynb"
+        check_running(notebook, namespace)
+        known = parameters_of(notebook)
         self.name, self.started = name, time.time()
         self.parameters = {key: namespace[key] for key in known if key != "profile"}
         self.profile, self.output = namespace["profile"], Path(namespace["output"])

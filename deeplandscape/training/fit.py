@@ -22,8 +22,9 @@ class FitConfig:
     "How a regression is trained."
     steps: int = 33_333            # Adam steps; 33,333 of batch 6 are the paper's 200,000 images
     learning_rate: float = 1e-4    # at the beginning
-    schedule: str = "cosine"       # "cosine": falls to zero at the last step; "constant"
+    schedule: str | tuple = "cosine"   # falls to zero; or "constant", or the steps at which it is halved
     clip: float = 10.0             # largest norm of the gradient
+    betas: tuple = (0.9, 0.999)    # of Adam: how long it remembers the gradient and its square
     validate_every: int = 500      # steps between validations; a checkpoint is written at each
     validation_batches: int = 4    # how many batches a validation averages
 
@@ -33,6 +34,8 @@ def learning_rate_at(
 ) -> float:
     "The learning rate of a step: constant, or falling from `learning_rate` to zero along half a cosine."
     if config.schedule == "constant": return config.learning_rate
+    if not isinstance(config.schedule, str):
+        return config.learning_rate / 2 ** sum(step >= s for s in config.schedule)
     return config.learning_rate * (1 + math.cos(math.pi * step / config.steps)) / 2
 
 # %% ../../nbs/67_fit.ipynb #ae4569db
@@ -53,11 +56,14 @@ def load_fit(
     path: str | Path,  # file to read
     model,         # receives the weights
     optimizer,     # receives Adam's moments
+    about: dict | None = None,    # what identifies the run; another is refused before anything is loaded
 ) -> dict:         # the state
     "Read what `save_fit` wrote."
     tensors, state = load_tensors(path)
     if state.get("kind") != "fit":
         raise InputError(f"{path} is no checkpoint of a regression; choose another path.")
+    if about is not None and state["about"] != about:
+        raise InputError(f"{path} belongs to another run ({state['about']}); choose another path.")
     model.load_state_dict({name[6:]: t for name, t in tensors.items() if name.startswith("model.")})
     moments = {}
     for name, t in tensors.items():
@@ -102,14 +108,11 @@ def fit(
     "Minimise a loss with Adam; interrupted and resumed, the result is the same bit for bit."
     if config.steps < 1 or not 0 < config.learning_rate < math.inf:
         raise InputError(f"{config.steps} steps at a rate of {config.learning_rate} train nothing.")
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, betas=config.betas)
     state = {"step": 0, "history": [], "recent": [],
              "about": {**(about or {}), "learning_rate": config.learning_rate}}
     if resume and path is not None and Path(path).exists():
-        known, state["about"] = state["about"], None
-        state = load_fit(path, model, optimizer)
-        if state["about"] != known:
-            raise InputError(f"{path} belongs to another run ({state['about']}); choose another path.")
+        state = load_fit(path, model, optimizer, state["about"])
     steps = range(state["step"], config.steps)
     for step in steps if quiet else progress(steps, label):
         fit_step(model, optimizer, loss, step, config, state["recent"])
