@@ -27,6 +27,7 @@ from ..model.generator import Generator, GeneratorConfig, save_generator
 from ..model.discriminators import Discriminator
 from .schedule import at, stage, Stage, total_images, TrainConfig, training_phases
 from .networks import Graphs, Networks
+from .widening import widened
 from .losses import Sources, discriminator_step, enter_level, generator_step
 from .projected import projected_step
 from .monitor import in_notebook, Monitor
@@ -80,18 +81,11 @@ def train_step(
 # %% ../../nbs/65_loop.ipynb #70e6df29
 def begin_from(
     nets: Networks,
-    G: Generator,     # with the sizes of nets.G, with or without its gates
+    G: Generator,     # with at most as many channels and levels as nets.G, with or without its gates
 ) -> None:
-    "Start G and its running average from trained weights."
-    for ours in nets.G, nets.G_ema:
-        theirs, wanted = G.state_dict(), ours.state_dict()
-        wrong = ([k for k, v in theirs.items() if k not in wanted or wanted[k].shape != v.shape]
-                 + [k for k in wanted if k not in theirs and ".gate." not in k])
-        if wrong:
-            raise InputError(
-                f"The generator to begin with has other sizes than the one to be trained ({wrong[0]}); set "
-                f"them alike.")
-        ours.load_state_dict(theirs, strict=False)
+    "Start G and its running average from trained weights, widened where the sizes ask for it."
+    wide = widened(G, nets.config.generator, nets.config.seed).state_dict()
+    for ours in nets.G, nets.G_ema: ours.load_state_dict(wide)
 
 # %% ../../nbs/65_loop.ipynb #7823177a
 def pack(
