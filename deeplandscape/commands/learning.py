@@ -46,14 +46,14 @@ def settings_text(config, before=""):
 
 # %% ../../nbs/983_learning.ipynb #25e6a4fc
 def train_command(
-    profile: Annotated[str, typer.Option(help="small, gated, tuned (64 px), gpu (128), paper (256), paper128, paper512, official, official512")] = "small",
+    profile: Annotated[str, typer.Option(help="small, gated, tuned (64 px); overnight (128 px, from nothing) and evening (128 px, with --start), on frozen features; gpu (128), paper (256), paper128, paper512, official, official512")] = "small",
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for checkpoint, log and samples")] = Path("runs/train"),
     photos: Annotated[list[str], typer.Option("--photos", "--stills", help="folder of photographs or prepared store, PATH or PATH:WEIGHT; repeatable")] = [],
     clips: Annotated[list[str], typer.Option(help="folder of clips, video or prepared store, PATH or PATH:WEIGHT; repeatable")] = [],
     scenes: Annotated[int, number("rendered scenes to train on when no clips are given", 0, 10**7)] = 2000,
     set: Annotated[list[str], typer.Option(help="change a setting, name=value, e.g. seed=1, generator.resolution=128, lr=((8,1e-3),(64,5e-4)); --settings shows all; repeatable")] = [],
     mirror: Annotated[float, number("share of the pairs made of photographs whose sky is mirrored (beyond the paper); 0.6 is good", 0, 1)] = 0.0,
-    start: Annotated[Optional[str], typer.Option(help="generator to begin with: a file, or generator for the shipped one; profile tuned suits it")] = None,
+    start: Annotated[Optional[str], typer.Option(help="generator to begin with: a file, or generator for the shipped one; widened where the profile has more channels or levels; profiles tuned and evening suit it")] = None,
     amplify: Annotated[float, number("at the end strengthen S_dyn to this share of the motion in real pairs; 0: as trained, 0.9 is good", 0, 10)] = 0.0,
     resume: Annotated[bool, typer.Option(help="go on from the checkpoint in the folder")] = True,
     every: Annotated[int, number("images between checkpoints and samples; five times as many between sample videos", 1, 10**12)] = 20_000,
@@ -61,7 +61,7 @@ def train_command(
     show: Annotated[bool, typer.Option("--settings", help="print all settings as --set takes them, and stop")] = False,
     devices: Annotated[int, number("processes that share each batch, one for each device; torchrun sets it by itself", 1)] = 1,
     nodes: Annotated[int, number("machines; torchrun sets it by itself", 1)] = 1,
-    precision: Annotated[str, typer.Option(help="32, or bf16: convolutions in bfloat16")] = "32",
+    precision: Annotated[str, typer.Option(help="32, bf16 (convolutions in bfloat16), or auto: what is faster on this machine")] = "32",
     device: Device = "auto",
 ):
     "Train a generator on photographs, videos or rendered scenes; killed and started again, it goes on where it was."

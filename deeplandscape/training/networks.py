@@ -146,6 +146,7 @@ class Networks:
         place = lambda module: module.to(fabric.device, memory_format=torch.channels_last)
         self.G_ema = place(copy.deepcopy(G).requires_grad_(False).eval())
         self.G, self.D, self.P = place(G), tuple(map(place, D)), place(P)
+        for block in G.blocks if config.projected else (): block.fused = True     # G is differentiated once
         moving = [p for name, p in G.blocks.named_parameters() if config.projected and ("noise_dyn" in name or "gate" in name)]
         others = [p for p in (*G.blocks.parameters(), *G.to_rgb.parameters()) if all(p is not q for q in moving)]
         groups = [dict(params=params, relative=relative) for params, relative in
