@@ -63,17 +63,12 @@ def check_places(photos, out, mask, mask_out, codec, crf):
 # %% ../../nbs/982_animating.ipynb #5ac02cc8
 def animate_one(photo, video, mask_out, codec, options, resolve=lambda video: video):
     "Animate one photograph, write the video and what is asked for beside it; what is doubtful."
-    from deeplandscape.media import read_photo
-    from deeplandscape.perception.masks import segmenter
     from deeplandscape.photo.animation import animate
-    from deeplandscape.photo.steering import find_mask, write_mask
+    from deeplandscape.photo.steering import write_mask
     found = resolve(animate(photo, **options))
     if mask_out: write_mask(mask_out, found.masks)
     found.save(video, **codec)
-    doubts = (find_mask(read_photo(photo, 1024), segmenter(device=str(pick_device(options["device"]))))[1]
-              if options["mask"] is None else [])
-    return found, " ".join([*doubts, *(str(found.report[key]) for key in ("note", "doubts")
-                                       if key in found.report)])
+    return found, " ".join(str(found.report[key]) for key in ("note", "doubts") if key in found.report)
 
 def check_animation(options, amount) -> None:
     "Refuse options that no photograph could be animated with, before the first one is."

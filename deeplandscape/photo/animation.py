@@ -22,7 +22,7 @@ from ..model.generator import load_generator
 from ..model.encoder import load_encoder
 from ..model.approximator import load_lighting
 from ..perception.network import perceptual_loss
-from ..perception.masks import segmenter
+from ..perception.masks import mask_doubts, segmenter
 from ..model.belonging import check_belonging
 from ..video.motion import CLOCK, clock_position, Homography
 from ..video.lighting import light_styles
@@ -213,8 +213,8 @@ def size_quality(
     return rows
 
 # %% ../../nbs/73_animation.ipynb #ccb261d4
-def examine(film, found, homography, loop):
-    "What is measured of a film for its report."
+def examine(film, found, homography, loop, unsure):
+    "What is measured of a film for its report, and in words what is doubtful about it and its masks."
     began = time.perf_counter()
     film[len(film) // 2]
     report = {"seconds a frame": round(time.perf_counter() - began, 3)}
@@ -223,7 +223,7 @@ def examine(film, found, homography, loop):
                                 f"{film.composer.mirror:.2f})")
     seen = measure_moving(film, film.composer.masks, homography, film.fps, film.composer.period)
     report |= quality(film, found.photo, found.mask) | smoothness(film, loop) | seen
-    said = doubts(seen)
+    said = [*unsure, *doubts(seen)]
     return report | ({"doubts": " ".join(said)} if said else {})
 
 # %% ../../nbs/73_animation.ipynb #e117e621
@@ -250,7 +250,9 @@ def animate(
     hour, frames = check_request(direction, seconds, fps, speed, seed, variant, iterations)
     image, original = load_picture(photo, size, device, preview)
     A = light_network(light or "none", amount, models, device)
-    p = regions(image, need(models, "segment", device), None if mask is None else load_mask(mask, device))
+    segment = need(models, "segment", device)
+    p = regions(image, segment, None if mask is None else load_mask(mask, device))
+    unsure = mask_doubts(segment(image)) if mask is None else []
     report, horizon = describe_video(original, image, frames, fps, p), horizon_of(p)
     if horizon is None:
         report["note"] = "Neither sky nor water was found: nothing moves, only the light changes. A mask can say what should move (--mask all: everything)."
@@ -265,5 +267,5 @@ def animate(
     styles = None if A is None else light_styles(A, found.W[0], light, frames, loop, amount, seed=seed)
     report |= {} if A is None else {"light": f"{light}, {amount:g}"}
     film = make_film(found, image, p, homography, frames, fps, loop, seed, styles)
-    report |= examine(film, found, homography, loop) | {"seconds in all": round(time.perf_counter() - began, 1), "memory at most, GB": most_memory()}
+    report |= examine(film, found, homography, loop, unsure) | {"seconds in all": round(time.perf_counter() - began, 1), "memory at most, GB": most_memory()}
     return Video(film, fps, film.composer.masks[0].cpu(), found, report)
