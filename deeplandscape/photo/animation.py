@@ -213,7 +213,7 @@ def size_quality(
     return rows
 
 # %% ../../nbs/73_animation.ipynb #ccb261d4
-def examine(film, found, homography, loop, unsure):
+def examine(film, found, homography, loop, unsure=()):
     "What is measured of a film for its report, and in words what is doubtful about it and its masks."
     began = time.perf_counter()
     film[len(film) // 2]
