@@ -158,6 +158,12 @@ def bars(settings):
         if shown[phase].n >= totals[phase]: shown[phase].close()
     return note
 
+def find_regions(image, mask, models, device):
+    "Shares of static, sky, water (1, 3, H, W), and what is doubtful about them where no mask is given."
+    segment = need(models, "segment", device)
+    if mask is not None: return regions(image, segment, load_mask(mask, device)), []
+    return regions(image, segment), mask_doubts(segment(image))
+
 def find_latents(image, p, models, variant, iterations, seed, device, settings=STEADY):
     "The inversion of an image (1, 3, H, W) with regions p (1, 3, H, W)."
     G, perceptual = (need(models, name, device) for name in ("G", "perceptual"))
@@ -250,9 +256,7 @@ def animate(
     hour, frames = check_request(direction, seconds, fps, speed, seed, variant, iterations)
     image, original = load_picture(photo, size, device, preview)
     A = light_network(light or "none", amount, models, device)
-    segment = need(models, "segment", device)
-    p = regions(image, segment, None if mask is None else load_mask(mask, device))
-    unsure = mask_doubts(segment(image)) if mask is None else []
+    p, unsure = find_regions(image, mask, models, device)
     report, horizon = describe_video(original, image, frames, fps, p), horizon_of(p)
     if horizon is None:
         report["note"] = "Neither sky nor water was found: nothing moves, only the light changes. A mask can say what should move (--mask all: everything)."

@@ -13,7 +13,7 @@ from ..core import InputError
 from ..model.generator import Generator, GeneratorConfig
 
 # %% ../../nbs/611_widening.ipynb #26577e8e
-def fill(new, old, halves=1):
+def fill_front(new, old, halves=1):
     "Old values in front; with `halves`, in front of each of so many equal parts."
     for ours, theirs in zip(new.chunk(halves), old.chunk(halves)):
         ours[tuple(slice(size) for size in theirs.shape)] = theirs
@@ -34,15 +34,15 @@ def widen_strengths(new, old, spread=0.2):
 # %% ../../nbs/611_widening.ipynb #628cfdc6
 def widen_block(new, old):
     "A level of G; its gates stay the identity where the old one had none."
-    if hasattr(old, "constant"): fill(new.constant[0], old.constant[0])
+    if hasattr(old, "constant"): fill_front(new.constant[0], old.constant[0])
     else: widen_convolution(new.up, old.up)
     widen_convolution(new.conv, old.conv)
     for half in 0, 1:
         if old.noise_st is not None: widen_strengths(new.noise_st[half], old.noise_st[half])
         widen_strengths(new.noise_dyn[half], old.noise_dyn[half], spread=0.0)
         affine, given = new.adain[half].affine, old.adain[half].affine
-        fill(affine.weight, given.weight, halves=2)
-        fill(affine.bias, given.bias, halves=2)
+        fill_front(affine.weight, given.weight, halves=2)
+        fill_front(affine.bias, given.bias, halves=2)
         if old.gate is not None:
             new.gate[half].weight.zero_()
             widen_convolution(new.gate[half], old.gate[half])
@@ -61,8 +61,9 @@ def check_widening(
     for level in range(old.levels):
         a, b = old.channels[level], (*new.channels, 0)[level]
         if level >= new.levels or a > b:
-            raise InputError(f"The generator to begin with has {a} channels at {old.size(level)} px, the one to "
-                             f"be trained {b if level < new.levels else 'none'}; channels and levels can only be added.")
+            raise InputError(f"The generator to begin with has {a} channels at {old.size(level)} px, the one "
+                             f"to be trained {b if level < new.levels else 'none'}; channels and levels can "
+                             f"only be added.")
     if old.dynamic_gate and not new.dynamic_gate:
         raise InputError("The generator to begin with has gates, the one to be trained has none; set "
                          "generator.dynamic_gate=True.")
