@@ -149,11 +149,13 @@ class MirroredSkies:
         for part in centre_stills(store, max(resolutions), "train").split(256):
             part = part.to(device)
             other, a = mirror_skies(part, segment(part))
-            apart, uneven = unlike(part, a), unlike(F.adaptive_avg_pool2d(part, 8), F.adaptive_avg_pool2d(a, 8))
+            apart, uneven = unlike(part, a), unlike(F.adaptive_avg_pool2d(part, 8),
+                                                    F.adaptive_avg_pool2d(a, 8))
             keep = (a.mean((1, 2, 3)) > least) & (uneven < alike) & (apart > visible)
             pairs = torch.stack([part, other], dim=1)[keep]
             for r, level in self.levels.items():
-                level.append(to_uint8(F.interpolate(pairs.flatten(0, 1), (r, r), mode="area")).permute(0, 2, 3, 1))
+                level.append(to_uint8(F.interpolate(pairs.flatten(0, 1), (r, r), mode="area"))
+                             .permute(0, 2, 3, 1))
         self.levels = {r: torch.cat(level) for r, level in self.levels.items()}
         self.count = len(self.levels[min(resolutions)]) // 2
 
@@ -166,18 +168,22 @@ class Resident:
                  stills: list,     # for D_st, [(Store or Scenes, weight), ...]
                  clips: list,      # for D_dyn
                  device):
-        self.sources, self.device, self.resolution, self.shelves = dict(photos=stills, clips=clips), device, None, {}
+        self.sources, self.device, self.resolution, self.shelves = dict(photos=stills,
+                                                                        clips=clips), device, None, {}
 
     def shelf(self, kind, resolution):
         "The shelf of a resolution, filled when it is first asked for."
         if resolution != self.resolution: self.resolution, self.shelves = resolution, {}
-        if kind not in self.shelves: self.shelves[kind] = shelf_of(self.sources[kind], kind, resolution, self.device)
+        if kind not in self.shelves:
+            self.shelves[kind] = shelf_of(self.sources[kind], kind, resolution, self.device)
         return self.shelves[kind]
 
     def chance(self, seeds, shelf):
         "Uniform numbers (10, B) from the first seed, and the items they choose."
-        draw = lambda count, seed: torch.rand(10, count, generator=torch.Generator(self.device).manual_seed(seed), device=self.device, dtype=torch.float64)
-        u = draw(len(seeds), seeds[0]) if torch.device(self.device).type != "cpu" else torch.cat([draw(1, seed) for seed in seeds], dim=1)
+        draw = lambda count, seed: torch.rand(10, count, generator=torch.Generator(self.device)
+                                              .manual_seed(seed), device=self.device, dtype=torch.float64)
+        u = (draw(len(seeds), seeds[0]) if torch.device(self.device).type != "cpu"
+             else torch.cat([draw(1, seed) for seed in seeds], dim=1))
         return u, torch.searchsorted(shelf.ends, u[0], right=True).clamp(max=len(shelf.ends) - 1)
 
     def real(self, frames, resolution, seeds):
@@ -189,7 +195,8 @@ class Resident:
         corner = lambda size: (u[5] * (size[item] - resolution + 1)).long()[:, None] + steps
         y, x = corner(shelf.height), corner(shelf.width)
         chosen = [first] if frames == 1 else [first, second + (second >= first)]
-        return from_uint8(torch.stack([shelf.gather(item, frame, y, x, u[7] < 0.5) for frame in chosen], dim=1))
+        return from_uint8(torch.stack([shelf.gather(item, frame, y, x, u[7] < 0.5) for frame in chosen],
+                                      dim=1))
 
     def crops(self, resolution, seeds):
         "Crop pairs (B, 2, 3, R, R): one frame, two places, a common flip."
@@ -197,7 +204,8 @@ class Resident:
         u, item = self.chance(seeds, shelf)
         side, corners = windows(shelf.height[item], shelf.width[item], resolution, u)
         frame = (u[3] * shelf.frames[item]).long()
-        return torch.stack([shelf.enlarged(item, frame, y, x, side, u[7] < 0.5, resolution) for y, x in corners], dim=1)
+        return torch.stack([shelf.enlarged(item, frame, y, x, side, u[7] < 0.5, resolution)
+                            for y, x in corners], dim=1)
 
 # %% ../../nbs/17_resident.ipynb #00a4a7e9
 def windows(

@@ -35,14 +35,14 @@ class Preset:
     fed: str = "-1..1"                # range given to LPIPS
     contrast: float = 1.0             # of the pictures given to Inception
     water: tuple = WATER_NAMES        # names of the classes that count as water
-    decision: str = "sum"             # moving where its classes together win ("sum"), or the largest of them ("argmax")
+    decision: str = "sum"  # moving where its classes together win ("sum"), or the largest of them ("argmax")
     flow: str = "length"              # see `flow.motion_amount`
     backward: bool = False            # flow to the frame before
     flow_side: int = 256              # short side at which flow is computed, px
 
 
-PRESETS = {"clean": Preset(), "released": Preset("released", "zero", "released", "0..1", 0.5, ("water",), "argmax", "released",
-                                                 True, 1024)}
+PRESETS = {"clean": Preset(), "released": Preset("released", "zero", "released",
+                                                 "0..1", 0.5, ("water",), "argmax", "released", True, 1024)}
 
 
 def preset_of(
@@ -66,7 +66,8 @@ def static_mask(
     if len(names) != probabilities.shape[1]:
         raise InputError(f"{probabilities.shape[1]} classes need as many names, not {len(names)}.")
     parts = [[part.strip().lower() for part in name.replace(";", ",").split(",")] for name in names]
-    moving = torch.tensor([any(n in SKY_NAMES + tuple(p.water) for n in part) for part in parts], device=probabilities.device)
+    moving = torch.tensor([any(n in SKY_NAMES + tuple(p.water) for n in part) for part in parts],
+                          device=probabilities.device)
     if moving.all() or not moving.any():
         return (~moving[:1]).float().view(1, 1, 1, 1).expand_as(probabilities[:, :1]).clone()
     if p.decision == "argmax":
@@ -90,14 +91,15 @@ def compare_pictures(
     p, both = preset_of(preset), as_pictures(torch.cat([x, y]), span)
     x, y = both.chunk(2)
     weight = torch.ones_like(x[:, :1]) if mask is None else mask.to(x).expand(len(x), 1, -1, -1)
-    known = dict(preset=p.name, mask="none" if mask is None else p.mask, mask_area=float(weight.mean()), height=x.shape[-2],
-                 width=x.shape[-1])
+    known = dict(preset=p.name, mask="none" if mask is None else p.mask,
+                 mask_area=float(weight.mean()), height=x.shape[-2], width=x.shape[-1])
     if metric == "ssim":
         values = masked_ssim(x, y, weight, p.mask, p.border)
         known |= dict(border=p.border, range="0..1", extractor="none", resize="none")
     elif metric == "lpips":
         judge = extractor("lpips", device)
-        values, known = lpips_distance(x, y, weight, p.mask, p.fed, "-1..1", judge, device), known | judge.protocol | dict(range=p.fed)
+        values, known = lpips_distance(x, y, weight, p.mask, p.fed, "-1..1",
+                                       judge, device), known | judge.protocol | dict(range=p.fed)
     elif metric == "perceptual":
         values = perceptual_distance(x, y, weight, None, p.mask, p.fed, "-1..1")
         known |= extractor("embedded").protocol | dict(range=p.fed, resize="none")
@@ -109,7 +111,8 @@ def compare_pictures(
 # %% ../../nbs/54_protocols.ipynb #5e2e3410
 DEPARTURES = {"clean": {}, "black border": dict(border="zero"), "diluting masks": dict(mask="released"),
               "network fed [0, 1]": dict(fed="0..1"), "half contrast": dict(contrast=0.5),
-              "the sea is land": dict(water=("water",), decision="argmax"), "mean |u|, |v|; backward": dict(flow="released", backward=True)}
+              "the sea is land": dict(water=("water",), decision="argmax"),
+              "mean |u|, |v|; backward": dict(flow="released", backward=True)}
 
 
 def shifts(
@@ -121,7 +124,8 @@ def shifts(
     features="embedded",      # "inception" where its weights are
 ) -> dict:                    # departure -> {column: number}
     "How much each way of the released program shifts the numbers."
-    ways = {name: replace(Preset(), **changed) for name, changed in DEPARTURES.items()} | {"all": PRESETS["released"]}
+    ways = ({name: replace(Preset(), **changed) for name, changed in DEPARTURES.items()}
+            | {"all": PRESETS["released"]})
     rows, frechet = {}, {}
     for name, p in ways.items():
         mask = static_mask(classes, names, p)
@@ -129,9 +133,11 @@ def shifts(
             sets = [pooled_features(v, features, contrast=p.contrast, span="-1..1") for v in (x, y)]
             frechet[p.contrast] = compare_sets(*sets, by=features, resamples=0)
         m = [compare_pictures(x, y, mask, metric, p, "-1..1") for metric in ("ssim", perceptual)]
-        flow = measure_motion([torch.stack(v) for v in zip(x, y)], 1 - mask[:, None], min(p.flow_side, 256), mode=p.flow, backward=p.backward)
+        flow = measure_motion([torch.stack(v) for v in zip(x, y)], 1 - mask[:, None],
+                              min(p.flow_side, 256), mode=p.flow, backward=p.backward)
         found = [*m, frechet[p.contrast], flow["half-width"]]
-        rows[name] = {f"static {v.protocol['metric']}" if k < 2 else v.protocol["metric"]: v.value for k, v in enumerate(found)}
+        rows[name] = {f"static {v.protocol['metric']}" if k < 2 else v.protocol["metric"]: v.value
+                      for k, v in enumerate(found)}
     return rows
 
 # %% ../../nbs/54_protocols.ipynb #a8b5272f
@@ -173,12 +179,14 @@ def read_clips(
     "The beginnings of clips; a clip that is too short is refused by name."
     def read(path):
         if path.is_dir():
-            clip = [read_photo(p) for p in sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES)[:frames]]
+            clip = [read_photo(p)
+                    for p in sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES)[:frames]]
             clip = torch.stack(clip) if len({c.shape for c in clip}) == 1 else torch.empty(0)
         else:
             clip = as_pictures(read_video(path, frames)[0])
         if len(clip) < frames:
-            raise InputError(f"{path} has {len(clip)} frames of one size; {frames} are needed, ask for fewer or leave it out.")
+            raise InputError(f"{path} has {len(clip)} frames of one size; {frames} are needed, ask for fewer "
+                             "or leave it out.")
         return resized(_square(clip), size)
     return _readable(read, paths, "clips", refused)
 
@@ -196,24 +204,31 @@ def _readable(read, paths, what, refused):
 
 def _check_sizes(size, frames=2, stride=1):
     "Refuse numbers with which nothing can be measured."
-    if not 8 <= size <= 4096: raise InputError(f"Pictures of {size} px cannot be compared; give a size from 8 to 4096.")
-    if frames < 2 or stride < 1: raise InputError(f"{frames} frames, every {stride}. of them, cannot be compared; give at least 2 frames and a stride of at least 1.")
+    if not 8 <= size <= 4096:
+        raise InputError(f"Pictures of {size} px cannot be compared; give a size from 8 to 4096.")
+    if frames < 2 or stride < 1:
+        raise InputError(f"{frames} frames, every {stride}. of them, cannot be compared; give at least 2 "
+                         "frames and a stride of at least 1.")
 
 
 def _without(paths, read, refused, other):
-    "The paths that could be read, and their items; of two sets with the same names both lose an item that either lacks."
+    """The paths that could be read, and their items; of two sets with the same names both lose an item that
+    either lacks."""
     bad, names = {p for p, _ in refused}, {p.stem for p, _ in refused}
     paired = [Path(p).stem for p in paths] == [Path(p).stem for p in other]
     pairs = zip([p for p in paths if p not in bad], read, strict=True)
-    return [list(x) for x in zip(*[(p, item) for p, item in pairs if not (paired and Path(p).stem in names)])] or [[], []]
+    return [list(x) for x in zip(*[(p, item) for p, item in pairs
+                                   if not (paired and Path(p).stem in names)])] or [[], []]
 
 
 def _read_both(read, generated, real):
     "(paths, items) of the generated and of the real set, and why some were left out."
     refused = []
     sets = [list(read(paths, refused)) for paths in (generated, real)]
-    found = [_without(paths, items, refused, other) for paths, items, other in zip((generated, real), sets, (real, generated))]
-    if min(len(paths) for paths, _ in found) < 2: raise InputError(f"Fewer than two items can be read; {refused[0][1]}")
+    found = [_without(paths, items, refused, other)
+             for paths, items, other in zip((generated, real), sets, (real, generated))]
+    if min(len(paths) for paths, _ in found) < 2:
+        raise InputError(f"Fewer than two items can be read; {refused[0][1]}")
     return *found, [why for _, why in refused]
 
 
@@ -232,12 +247,14 @@ def evaluate_pictures(
     preset="clean",           # a name, or a Preset
     seed: int = 0,            # of the bootstrap
     device="cpu",             # where it computes
-    say=None,                 # receives a sentence about each file that cannot be read; None: such a file is an error
+    say=None,  # receives a sentence about each file that cannot be read; None: such a file is an error
 ) -> list:                    # of Measurement
-    "Frechet and kernel distance of two sets of pictures; and, where the names agree, SSIM and perceptual distance of the pairs."
+    """Frechet and kernel distance of two sets of pictures; and, where the names agree, SSIM and perceptual
+    distance of the pairs."""
     _check_sizes(size)
     p, by = preset_of(preset), extractor(by, device)
-    (generated, ours), (real, theirs), out = _read_both(lambda files, bad: read_pictures(files, size, bad if say else None), generated, real)
+    (generated, ours), (real, theirs), out = _read_both(
+        lambda files, bad: read_pictures(files, size, bad if say else None), generated, real)
     sets = [torch.stack(s) for s in (theirs, ours)]
     for why in out: say(f"left out: {why}")
     known = dict(preset=p.name, contrast=p.contrast, read=f"centre square, bilinear-antialias to {size} px",
@@ -260,9 +277,12 @@ def compare_clips(
     device="cpu",             # where LPIPS computes
 ):                            # Measurement
     "How alike the static parts of pairs of clips are, mean over time."
-    found = [compare_pictures(x, y, m, metric, preset, "-1..1", seed, device) for x, y, m in zip(real, generated, masks, strict=True)]
-    known = {k: v for k, v in found[0].protocol.items() if k not in ("metric", "items", "left_out", "seed", "mask_area", "reason")}
-    return measure([m.value for m in found], f"static {found[0].protocol['metric']}, frame by frame", seed, **known, frames=len(real[0]))
+    found = [compare_pictures(x, y, m, metric, preset, "-1..1", seed, device)
+             for x, y, m in zip(real, generated, masks, strict=True)]
+    known = {k: v for k, v in found[0].protocol.items()
+             if k not in ("metric", "items", "left_out", "seed", "mask_area", "reason")}
+    return measure([m.value for m in found], f"static {found[0].protocol['metric']}, frame by frame",
+                   seed, **known, frames=len(real[0]))
 
 # %% ../../nbs/54_protocols.ipynb #c8b5a3f1
 def evaluate_videos(
@@ -275,22 +295,26 @@ def evaluate_videos(
     preset="clean",           # a name, or a Preset
     seed: int = 0,            # of the bootstrap
     device="cpu",             # where it computes
-    say=None,                 # receives a sentence about each clip that cannot be read; None: such a clip is an error
+    say=None,  # receives a sentence about each clip that cannot be read; None: such a clip is an error
 ) -> list:                    # of Measurement
-    "Frechet video distance; for either set, motion and static consistency; for pairs of one name, how alike they are."
+    """Frechet video distance; for either set, motion and static consistency; for pairs of one name, how alike
+    they are."""
     _check_sizes(size, frames, stride)
     p, needed, found = preset_of(preset), (frames - 1) * stride + 1, []
-    (generated, ours), (real, theirs), out = _read_both(lambda paths, bad: read_clips(paths, size, needed, bad if say else None), generated, real)
+    (generated, ours), (real, theirs), out = _read_both(
+        lambda paths, bad: read_clips(paths, size, needed, bad if say else None), generated, real)
     sets = [theirs, ours]
     for why in out: say(f"left out: {why}")
     known = dict(preset=p.name, read=f"centre square, bilinear-antialias to {size} px",
                  files="/".join(sorted({f.suffix.lower()[1:] or "frames" for f in (*generated, *real)})))
     found.append(compare_videos(*sets, by, frames, stride, device, seed=seed, **known))
     for name, clips in zip(("real", "generated"), [[c[::stride] for c in clips] for clips in sets]):
-        masks = [static_mask(segmenter("embedded", device)(c[:1].to(device)).cpu(), ("land", "sky", "water"), p) for c in clips]
+        masks = [static_mask(segmenter("embedded", device)(c[:1].to(device)).cpu(),
+                             ("land", "sky", "water"), p) for c in clips]
         motion = measure_motion(clips, [1 - m for m in masks], p.flow_side, "dis", p.flow, p.backward, seed)
         last = consistency_curve(clips, masks, mode=p.mask, every=frames - 1, seed=seed)[-1]
-        named = lambda m: replace(m, protocol=m.protocol | known | dict(stride=stride, metric=f"{name}: {m.protocol['metric']}"))
+        named = lambda m: replace(m, protocol=m.protocol | known
+                                  | dict(stride=stride, metric=f"{name}: {m.protocol['metric']}"))
         found += [named(m) for m in (*motion.values(), last)]
         if name == "real": still = masks
     if [Path(f).stem for f in generated] == [Path(f).stem for f in real]:
@@ -305,10 +329,12 @@ def report_lines(
 ) -> list:             # of str
     "One line for each measurement, and a warning when a stand-in measured."
     lines = [str(m) for m in found]
-    cautions = {f"caution, {m.protocol.get('metric', 'value')}: {m.protocol['caution']}" for m in found if m.protocol.get("caution")}
+    cautions = {f"caution, {m.protocol.get('metric', 'value')}: {m.protocol['caution']}"
+                for m in found if m.protocol.get("caution")}
     lines += sorted(cautions)
     if any(m.protocol.get("paper_comparable") is False for m in found):
-        lines.append("paper-comparable: no. The embedded networks measured; --extractor inception or i3d are the published ones.")
+        lines.append("paper-comparable: no. The embedded networks measured; --extractor inception or i3d are "
+                     "the published ones.")
     return lines
 
 

@@ -83,27 +83,30 @@ def excluded_assessors(
     for who, own in votes.groupby("assessor"):
         given = own[own.answer != "none"]
         gold = given[given.gold]
-        wrong = int((gold.won != np.where(gold.second == "", 0.0, 1.0)).sum())
+        wrong = int((gold.won != (gold.second != "")).sum())
         fast = (given.waited < rules.least_seconds).mean() if len(given) else 0
         if wrong > rules.most_gold_failures: found[who] = f"{wrong} of {len(gold)} gold questions wrong"
-        elif len(given) < rules.least_answered * own.asked.iloc[0]: found[who] = f"{len(given)} of {own.asked.iloc[0]} questions answered"
-        elif fast > rules.most_too_fast: found[who] = f"{fast:.0%} of the answers within {rules.least_seconds} s"
+        elif len(given) < rules.least_answered * own.asked.iloc[0]:
+            found[who] = f"{len(given)} of {own.asked.iloc[0]} questions answered"
+        elif fast > rules.most_too_fast:
+            found[who] = f"{fast:.0%} of the answers within {rules.least_seconds} s"
     return found
 
-
+# %% ../../nbs/905_ingest.ipynb #ed780549
 def votes_that_count(
     plan: dict,             # of the study
     votes: pd.DataFrame,    # of `ingest_votes`
     machines: bool = False, # take the votes of programs and leave those of people
 ) -> tuple:                 # DataFrame of votes about systems, dict: reason -> votes left out
     "The votes that the plan lets count, and why the others do not."
-    rules, frames = StudyRules(**plan["rules"]), {name: part["frames"] for name, part in plan["parts"].items()}
-    lost, left = {}, votes[votes.machine == machines]
+    frames = {name: part["frames"] for name, part in plan["parts"].items()}
+    rules, lost, left = StudyRules(**plan["rules"]), {}, votes[votes.machine == machines]
     def drop(mask, reason):
         nonlocal left
         if mask.sum(): lost[reason] = lost.get(reason, 0) + int(mask.sum())
         left = left[~mask]
-    if len(left) < len(votes): lost["of people" if machines else "of programs or simulated"] = len(votes) - len(left)
+    if len(left) < len(votes):
+        lost["of people" if machines else "of programs or simulated"] = len(votes) - len(left)
     out = excluded_assessors(plan, left)
     drop(left.assessor.isin([w for w, r in out.items() if "gold" in r]), "assessor failed gold questions")
     drop(left.assessor.isin([w for w, r in out.items() if "answered" in r]), "assessor left early")

@@ -131,7 +131,8 @@ def changed_settings(
     unknown = [*(set(old) - known), *(set(old["generator"]) - sizes)]
     generator = GeneratorConfig(**{k: v for k, v in old["generator"].items() if k in sizes})
     theirs = TrainConfig(**{k: v for k, v in old.items() if k in known} | dict(generator=generator))
-    return [f.name for f in fields(TrainConfig) if getattr(theirs, f.name) != getattr(config, f.name)] + unknown
+    return ([f.name for f in fields(TrainConfig) if getattr(theirs, f.name) != getattr(config, f.name)]
+            + unknown)
 
 def save_checkpoint(
     path: Path,
@@ -155,10 +156,12 @@ def load_checkpoint(
         try: tensors, meta = load_tensors(candidate)
         except InputError as error: print(f"{error} Trying the one before."); continue
         if changed := changed_settings(meta["config"], nets.config):
-            raise InputError(f"{candidate} was made with other settings ({', '.join(changed)}); train into another folder or use the old ones.")
+            raise InputError(f"{candidate} was made with other settings ({', '.join(changed)}); train into "
+                             "another folder or use the old ones.")
         unpack(nets, tensors)
         return {k: v for k, v in meta.items() if k not in ("kind", "config")}
-    if candidates: raise InputError(f"No checkpoint in {path.parent} can be read; move them away to start anew.")
+    if candidates:
+        raise InputError(f"No checkpoint in {path.parent} can be read; move them away to start anew.")
     return {}
 
 # %% ../../nbs/65_loop.ipynb #6c211b3c
@@ -181,7 +184,15 @@ def save_average(
 
 # %% ../../nbs/65_loop.ipynb #90d77f4e
 class Diverged(InputError):
-    "A loss or a weight is no finite number any more."
+    "A loss or a weight is no longer finite."
+    def __init__(self,
+                 seen: int,      # images trained
+                 saved: int,     # images of the last checkpoint
+                 out: Path):     # its folder
+        super().__init__(
+            f"The training has diverged: after {seen:,} images a loss is not a finite number; the checkpoint "
+            f"of {saved:,} images in {out} stays; train into another folder with lower learning rates, e.g. "
+            "from its generator.safetensors by --start.")
 
 class Stop:
     "Turns SIGINT and SIGTERM into a request that is answered after the step."
@@ -223,15 +234,16 @@ class Course:
 
     def check(self, before, logs, ends=False):
         "Stop before numbers that are not finite are written over good ones."
-        due = ends or self.due("checkpoint", before) or stage(self.nets.config, self.seen).level > stage(self.nets.config, before).level
-        watched = [*logs.values()] if due or self.nets.fabric.device.type == "cpu" else []       # elsewhere it would wait for the device each time
+        due = (ends or self.due("checkpoint", before)
+               or stage(self.nets.config, self.seen).level > stage(self.nets.config, before).level)
+        watched = [*logs.values()] if due or self.nets.fabric.device.type == "cpu" else []  # no GPU waits
         weights = [p for part in self.nets.parts.values() for p in part.parameters()] if due else []
         if all(bool(torch.isfinite(value).all()) for value in (*watched, *weights)): return
-        raise Diverged(f"The training has diverged: after {self.seen:,} images a loss is no finite number; the checkpoint of {self.saved:,} images in {self.out} "
-                       "stays; train into another folder with lower learning rates, e.g. from its generator.safetensors by --start.")
+        raise Diverged(self.seen, self.saved, self.out)
 
     def due(self, what, before):
-        return self.every[what] and (self.seen // self.every[what] > before // self.every[what] or self.seen >= self.end)
+        every = self.every[what]
+        return every and (self.seen // every > before // every or self.seen >= self.end)
 
     def save(self):
         save_checkpoint(self.out / "checkpoint.safetensors", self.nets,
@@ -243,13 +255,16 @@ class Course:
         now, next_ = stage(self.nets.config, before), stage(self.nets.config, self.seen)
         average = lambda: save_average(self.out, self.nets, self.seen, self.step, now, self.card)
         jobs = [("sample", lambda: self.monitor.report(self.nets.G_ema, self.seen, self.step, now)),
-                ("video", lambda: self.monitor.video(self.nets.G_ema, self.seen, now)), ("checkpoint", self.save), ("checkpoint", average)]
-        jobs = [job for what, job in jobs if self.due(what, before)] + ([average] if next_.level > now.level and not self.due("checkpoint", before) else [])
+                ("video", lambda: self.monitor.video(self.nets.G_ema, self.seen, now)),
+                ("checkpoint", self.save), ("checkpoint", average)]
+        jobs = ([job for what, job in jobs if self.due(what, before)]
+                + ([average] if next_.level > now.level and not self.due("checkpoint", before) else []))
         for job in jobs if self.monitor else []:
             try: job()
             except (InputError, OSError) as error:
                 if self.seen >= self.end: raise
-                print(f"{self.seen:,} images: {error} Training goes on and tries again later.", file=sys.stderr, flush=True)
+                print(f"{self.seen:,} images: {error} Training goes on and tries again later.",
+                      file=sys.stderr, flush=True)
 
 # %% ../../nbs/65_loop.ipynb #1bac7d36
 def begin(

@@ -129,8 +129,7 @@ def projected_discriminators(
 # %% ../../nbs/61_networks.ipynb #1a8a552b
 class Networks:
     "The three networks, the running average of G, and their optimisers."
-    def __init__(self,
-                 config: TrainConfig,
+    def __init__(self, config: TrainConfig,
                  fabric: Fabric,         # device, precision, processes
                  graphs: bool = False):  # record the updates as CUDA graphs
         self.config, self.fabric = config, fabric
@@ -146,24 +145,29 @@ class Networks:
         place = lambda module: module.to(fabric.device, memory_format=torch.channels_last)
         self.G_ema = place(copy.deepcopy(G).requires_grad_(False).eval())
         self.G, self.D, self.P = place(G), tuple(map(place, D)), place(P)
-        moving = [p for name, p in G.blocks.named_parameters() if config.projected and ("noise_dyn" in name or "gate" in name)]
-        others = [p for p in (*G.blocks.parameters(), *G.to_rgb.parameters()) if all(p is not q for q in moving)]
+        moving = [p for name, p in G.blocks.named_parameters() if config.projected
+                  and ("noise_dyn" in name or "gate" in name)]
+        others = [p for p in (*G.blocks.parameters(), *G.to_rgb.parameters())
+                  if all(p is not q for q in moving)]
         groups = [dict(params=params, relative=relative) for params, relative in
                   ((others, 1.0), (list(G.mapping.parameters()), config.mapping_lr), (moving, 1.0)) if params]
         adam = lambda groups: fabric.setup_optimizers(make_adam(groups, config.betas, fabric.device))
         self.G_opt = adam(groups)
         self.D_opt = tuple(adam([dict(params=list(d.parameters()), relative=1.0)]) for d in self.D)
-        self.P_opt = adam([dict(params=list(P.parameters()), relative=config.projected.head_lr)]) if len(P) else None
+        self.P_opt = adam([dict(params=[*P.parameters()], relative=config.projected.head_lr)]) if P else None
 
     @property
     def parts(self): return dict(G=self.G, G_ema=self.G_ema, D_st=self.D[0], D_dyn=self.D[1], P=self.P)
     @property
     def optimizers(self):
-        return dict(G=self.G_opt, D_st=self.D_opt[0], D_dyn=self.D_opt[1]) | (dict(P=self.P_opt) if self.P_opt else {})
+        heads = dict(P=self.P_opt) if self.P_opt else {}
+        return dict(G=self.G_opt, D_st=self.D_opt[0], D_dyn=self.D_opt[1]) | heads
 
     def set_lr(self, now: Stage):
         "Give every optimiser the scheduled rate, each group relative to it."
-        if self.P_opt: self.G_opt.param_groups[-1]["relative"] = self.config.projected.dynamics_lr if now.projected else 1.0
+        if self.P_opt:
+            dynamics_lr = self.config.projected.dynamics_lr
+            self.G_opt.param_groups[-1]["relative"] = dynamics_lr if now.projected else 1.0
         for optimizer in self.optimizers.values(): give_rates(optimizer, now.lr)
 
 # %% ../../nbs/61_networks.ipynb #57be816c
