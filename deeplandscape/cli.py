@@ -65,7 +65,7 @@ def evaluate(
                    typer.Option("--out", "-o", help="JSON file for values, intervals and protocols")] = None,
     seed: Seed = 0,
     device: Device = "auto",
-):
+) -> None:
     """Compare two folders of pictures or of videos; each number with its interval and, in the JSON file, its
     protocol."""
     from deeplandscape.core import pick_device

@@ -8,6 +8,7 @@ __all__ = ['PhotoFiles', 'VideoOut', 'DirectionName', 'CloudSpeed', 'LongestSide
            'animate_one', 'check_animation', 'animate_many', 'animate_command', 'mask_command', 'sample']
 
 # %% ../../nbs/982_animating.ipynb #ebf7efdb
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -104,7 +105,8 @@ def check_places(photos, out, mask, mask_out, codec, crf):
     return many, out
 
 # %% ../../nbs/982_animating.ipynb #5ac02cc8
-def animate_one(photo, video, mask_out, codec, options, resolve=lambda video: video):
+def animate_one(photo: Path, video: Path, mask_out: Path | None,
+                codec: dict, options: dict, resolve: Callable = lambda video: video) -> tuple:
     "Animate one photograph, write the video and what is asked for beside it; what is doubtful."
     from deeplandscape.media import read_photo
     from deeplandscape.perception.masks import segmenter
@@ -118,7 +120,7 @@ def animate_one(photo, video, mask_out, codec, options, resolve=lambda video: vi
     return found, " ".join([*doubts, *(str(found.report[key]) for key in ("note", "doubts")
                                        if key in found.report)])
 
-def check_animation(options, amount) -> None:
+def check_animation(options: dict, amount: float) -> None:
     "Refuse options that no photograph could be animated with, before the first one is."
     from deeplandscape.photo.animation import check_request, light_network
     check_request(*(options[k] for k in ("direction", "seconds", "fps", "speed", "seed", "variant",
@@ -127,7 +129,8 @@ def check_animation(options, amount) -> None:
         raise InputError("No light is named; choose none, tour, random, or names of lights (see --help).")
     light_network(options["light"] or "none", amount, options["models"], pick_device(options["device"]))
 
-def animate_many(photos, out, mask_out, again, codec, options, resolve) -> None:
+def animate_many(photos: list[Path], out: Path, mask_out: Path | None,
+                 again: bool, codec: dict, options: dict, resolve: Callable) -> None:
     "Animate photographs one after another; a table at the end, exit code 2 when any of them failed."
     from deeplandscape.photo.batch import batch, batch_plan, batch_table
     plan = batch_plan(photos, out)

@@ -9,6 +9,7 @@ __all__ = ['OTHER', 'SHARE', 'SHARE_S', 'SKY', 'LAND', 'EMBEDDED_PAIR', 'TRUTH',
            'difference', 'comparisons', 'ablation_orderings']
 
 # %% ../../nbs/81_ablations.ipynb #7f56bb7a
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,9 +40,9 @@ OTHER = 1_000_000      # from the seed of a scene to that of its next dynamic dr
 @torch.no_grad()
 def generated_views(
     G: Generator,
-    scenes,             # n integers, one for each scene
+    scenes: Sequence[int],  # n integers, one for each scene
     dynamic: int,       # draws of the dynamic latents, at least 2
-    segment,            # images (B, 3, H, W) -> (B, 3, H, W) static, sky, water
+    segment: Callable,  # images (B, 3, H, W) -> (B, 3, H, W) static, sky, water
 ) -> Views:             # on the CPU
     "What a model makes of scenes."
     place = next(G.parameters()).device
@@ -111,8 +112,8 @@ EMBEDDED_PAIR = "perceptual distance (embedded)"
 
 def scene_terms(
     views: Views,
-    networks=("embedded",),    # "embedded", and "lpips" for the published one
-    device="cpu",              # where LPIPS computes
+    networks: Sequence[str] = ("embedded",),  # "embedded", and "lpips" for the published one
+    device: str | torch.device = "cpu",  # where LPIPS computes
 ) -> dict:                     # name -> (n, 2) numerator and denominator of each scene
     "All that is measured in pairs, scene by scene."
     first, second, static, terms = views.grid[:, 0], views.grid[:, 1], views.static, {}
@@ -131,7 +132,7 @@ def scene_terms(
 
 # %% ../../nbs/81_ablations.ipynb #31651135
 def replicates(
-    terms,                  # (n, 2) numerators and denominators, or (n,) values
+    terms: np.ndarray,      # (n, 2) numerators and denominators, or (n,) values
     resamples: int = 200,   # how often the scenes are drawn again
     seed: int = 0,          # of the draws
 ) -> np.ndarray:            # (1 + resamples,), the number itself first
@@ -144,8 +145,8 @@ def replicates(
 
 
 def frechet_replicates(
-    real,                   # (m, d) features of held-out images
-    fake,                   # (n, d) features of a model's
+    real: np.ndarray,       # (m, d) features of held-out images
+    fake: np.ndarray,       # (n, d) features of a model's
     resamples: int = 200,
     seed: int = 0,
 ) -> np.ndarray:            # (1 + resamples,)
@@ -175,7 +176,7 @@ def replicate_all(
     views: Views,
     real: dict,                # network -> (m, d) features of held-out images
     protocol: Protocol,
-    device="cpu",              # where the networks compute
+    device: str | torch.device = "cpu",  # where the networks compute
 ) -> dict:                     # metric -> (1 + resamples,)
     "Every number of a set of views with its replicates."
     n, seed = protocol.resamples, protocol.seed
@@ -192,7 +193,7 @@ def replicate_all(
 # %% ../../nbs/81_ablations.ipynb #3b6da2e3
 def measure_models(
     models: dict,              # (row, seed of the training) -> Generator, all of one resolution
-    segment,                   # images -> (B, 3, H, W) static, sky, water
+    segment: Callable,         # images -> (B, 3, H, W) static, sky, water
     protocol: Protocol,
     batch: int = 64,           # scenes at a time
 ) -> dict:  # (row, seed) -> metric -> (1 + resamples,); ("rendered scenes", 0) is the truth
@@ -233,7 +234,7 @@ def runs_of(
     measured: dict,      # as from `measure_models`
     row: str,
     metric: str,
-):                       # (k, 1 + R), or None
+) -> list:               # (k, 1 + R), or None
     "The replicates of all trainings of a row."
     runs = [found[metric] for (name, _), found in sorted(measured.items()) if name == row and metric in found]
     return np.stack(runs) if runs else None

@@ -10,6 +10,7 @@ __all__ = ['KINDS', 'SYSTEMS', 'WHEN', 'RealClip', 'framed', 'scene_clips', 'fol
 # %% ../../nbs/89_comparison.ipynb #ad58a902
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from ..metrics.extractors import extractor, Extractor
 from ..metrics.similarity import lpips_distance, masked_ssim, perceptual_distance
 from ..metrics.flow import motion_amount, optical_flow, segmentation_agreement, static_consistency
 from ..metrics.distances import clip_features, distance_name, frechet_distance, pooled_features
-from ..metrics.protocols import preset_of, read_clips
+from ..metrics.protocols import Preset, preset_of, read_clips
 from ..data.sources import VIDEOS
 from ..metrics.truth import flow_error, wind_asked_for
 from ..photo.regions import horizon_of
@@ -61,7 +62,7 @@ KINDS = {   # what a small picture of it has to show: static, sky, water are sha
     "sky": lambda static, sky, water: sky > 0.6 and static > 0.03}
 
 
-def framed(picture, kind, side):
+def framed(picture: torch.Tensor, kind: str, side: int) -> torch.Tensor:
     "The square of that side, from (B, C, side, side), or for the sky the upper part of (B, C, side', side')."
     left = (picture.shape[-1] - side) // 2
     return picture[..., :side, left:left + side] if kind == "sky" else picture
@@ -99,12 +100,12 @@ def _masks(frames): return frames.static, frames.sky, frames.water
 
 # %% ../../nbs/89_comparison.ipynb #3cafe6ff
 def folder_clips(
-    folder,                 # of videos, or of folders of frames
+    folder: str | Path,     # of videos, or of folders of frames
     count: int = 69,        # at most, the first by name
     side: int = 64,         # px, of the centre square
     last: int = 99,         # n of the last frame; the published clips have 100 frames
     every: int = 9,         # n of the second frame
-    segment=None,           # images -> (B, 3, H, W) static, sky, water; None: embedded
+    segment: Callable | None = None,  # images -> (B, 3, H, W) static, sky, water; None: embedded
 ) -> list:                  # of RealClip
     "Test clips from a folder; what a name has before its first underscore is the kind."
     if not Path(folder).is_dir(): raise InputError(f"There is no folder {folder} of test clips.")
@@ -145,9 +146,9 @@ def animate_clip(
     every: int,                 # frames between those of the clip
     speed: float = 1.0,         # of the motion
     seed: int = 0,              # of everything drawn
-    iterations=None,            # of each step of the inversion; None: the paper's 500
-    device="cpu",               # where to compute
-    models=None,                # as for `animation.animate`
+    iterations: int | None = None,  # of each step of the inversion; None: the paper's 500
+    device: str | torch.device = "cpu",  # where to compute
+    models: dict | None = None,  # as for `animation.animate`
 ) -> tuple:  # Take of G alone, Take of the finished videos, masks that were found (3, R, R)
     "One inversion, and a video for each direction."
     photo, frames, fps = from_uint8(clip.frames[0]), len(clip.frames), 30 / every
@@ -172,9 +173,9 @@ def all_takes(
     clip: RealClip,             # the clip
     count: int = 5,             # directions
     every: int = 20,            # frames between those of the clip
-    variants=SYSTEMS,          # of ours
+    variants: Sequence[str] = SYSTEMS,  # of ours
     seed: int = 0,              # of the directions, and of everything drawn
-    **options,                  # of `animate_clip`
+    **options: object,          # of `animate_clip`
 ) -> tuple:                     # system -> Take; the masks that ours found
     "The real clip, ours, and the controls."
     hours, takes = directions_of(clip.name, count, seed), {}
@@ -200,7 +201,8 @@ class Judges:
     video: Extractor          # of clips
     flow: str | Extractor     # "dis", or RAFT
 
-    def distance(self, x, y, mask, mode="area", fed="-1..1"):
+    def distance(self, x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor,
+                 mode: str = "area", fed: str = "-1..1") -> torch.Tensor:
         "Perceptual distances of pairs (B, 3, H, W), (B,)."
         if self.perceptual.name == "lpips":
             return lpips_distance(x, y, mask, mode, fed, "-1..1", self.perceptual, _place_of(self.perceptual))
@@ -219,7 +221,7 @@ def _place_of(judge): return next(judge.compute.parameters()).device
 
 def pick_judges(
     networks: str = "embedded",     # "embedded", "standard", or "auto": the published ones that are here
-    device="cpu",                   # where they compute
+    device: str | torch.device = "cpu",  # where they compute
 ) -> Judges:
     "The networks by which animations are judged."
     if networks not in ("embedded", "standard", "auto"):
@@ -239,7 +241,7 @@ def measure_take(
     clip: RealClip,             # the clip it is judged by
     judges: Judges,             # the networks
     every: int,                 # frames between those of the clip
-    preset="released",          # of the numbers beside the paper's
+    preset: str | Preset = "released",  # of the numbers beside the paper's
 ) -> dict:                      # name -> (D, T), (D, T, d), (D, d) or (D,)
     "All that is measured of one system on one clip."
     p, static, real, rows = preset_of(preset), clip.static, from_uint8(clip.frames), []
@@ -267,11 +269,11 @@ def measure_clips(
     clips: list,                # of RealClip
     every: int,                 # frames between those of a clip
     judges: Judges,             # the networks
-    folder=None,                # for what is finished; None: nothing is kept
-    key="",                     # anything JSON can hold that tells one experiment from another
-    preset="released",          # of the numbers beside the paper's
+    folder: str | Path | None = None,  # for what is finished; None: nothing is kept
+    key: object = "",           # anything JSON can hold that tells one experiment from another
+    preset: str | Preset = "released",  # of the numbers beside the paper's
     columns: int = 6,           # frames kept for showing
-    **options,                  # of `all_takes`
+    **options: object,          # of `all_takes`
 # for each clip: system -> measured tensors, "frames" (columns, 3, R, R) uint8 and "masks" among them
 ) -> list:
     "Every system on every clip, measured."
@@ -302,7 +304,7 @@ def set_distance(
     metric: str,            # its name
     resamples: int = 30,    # bootstrap draws of the clips
     seed: int = 0,          # of the draws
-    **protocol,             # whatever else one must know
+    **protocol: object,     # whatever else one must know
 ) -> Measurement:
     "Frechet distance, averaged over directions and over time."
     rng, clips = np.random.default_rng(seed), len(x)
@@ -356,7 +358,7 @@ WHEN = "I_n against Î_n, mean over time"     # as the paper's table is called
 def against_real(
     rows: list,             # of `measure_clips`
     judges: Judges,         # as there
-    preset="released",      # as there
+    preset: str | Preset = "released",  # as there
     seed: int = 0,          # of the bootstraps
     resamples: int = 30,    # of the distances between sets
 ) -> list:                  # of (system, condition, Measurement)
@@ -399,7 +401,7 @@ def comparison_table(
 
 
 def protocols_of(
-    *found,                 # lists of tuples that end in a Measurement
+    *found: list,           # lists of tuples that end in a Measurement
 ) -> dict:                  # metric -> protocol of one system
     "How each metric was measured."
     last = {entry[-1].protocol["metric"]: entry[-1].protocol for part in found for entry in part}

@@ -10,6 +10,7 @@ __all__ = ['STEP', 'GRIDS', 'ROWS', 'NUMBERS', 'NUMBER_WORDS', 'ONLY_OURS', 'pac
 
 # %% ../../nbs/82_trainings.ipynb #2c5a32bd
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 import numpy as np
 import pandas as pd
 import torch
+from pandas.io.formats.style import Styler
 
 from ..core import InputError
 from ..files import load_tensors, save_tensors, WEIGHTS, Weights, weights_path
@@ -101,12 +103,12 @@ def _networks_as_tensors(models, step):
 
 # %% ../../nbs/82_trainings.ipynb #dd76c6fc
 def save_ablations(
-    path,                            # the file
+    path: str | Path,                # the file
     models: dict,                    # (row, seed) -> Generator
     measured: dict,                  # as from `measure_models`
     protocol: Protocol,
     most_bytes: int = 3_800_000,     # of the tensors
-    rows=None,                       # whose networks are kept; None: of all that were measured
+    rows: list | None = None,        # whose networks are kept; None: of all that were measured
 ) -> dict:                           # what was written
     """Write the measurements of all and the networks: all of them, rounded to a grid or of the first seed
     alone where that is what fits."""
@@ -130,8 +132,8 @@ def save_ablations(
 
 # %% ../../nbs/82_trainings.ipynb #efcd4012
 def load_ablations(
-    path=None,               # None: the shipped file
-    device="cpu",
+    path: str | Path | None = None,  # None: the shipped file
+    device: str | torch.device = "cpu",
 ) -> dict:                   # (row, seed) -> Generator
     "The networks of a file that `save_ablations` wrote."
     (tensors, meta), models = _ablations(path), {}
@@ -148,7 +150,7 @@ def load_ablations(
 
 
 def load_measurements(
-    path=None,               # None: the shipped file
+    path: str | Path | None = None,  # None: the shipped file
 ) -> tuple:  # as from `measure_models`; the Protocol; facts of each model, as its training wrote them
     "The measurements of a file that `save_ablations` wrote."
     (tensors, meta), key = _ablations(path), lambda name: (name.split("|")[0], int(name.split("|")[1]))
@@ -169,7 +171,7 @@ def _ablations(path):
 
 # %% ../../nbs/82_trainings.ipynb #cb38fc96
 def ablations_card(
-    path,                    # a file that `save_ablations` wrote
+    path: str | Path,        # a file that `save_ablations` wrote
     data: str,               # what the networks were trained on, with its licence
 ) -> str:                    # Markdown
     "The model card of the networks."
@@ -195,9 +197,9 @@ ROWS = ABLATIONS | BEYOND      # every row that can be trained
 
 
 def find_models(
-    folder,                  # with files <row>_<seed>.safetensors
-    rows=tuple(ROWS),   # those that are wanted
-    device="cpu",
+    folder: str | Path,      # with files <row>_<seed>.safetensors
+    rows: Sequence[str] = tuple(ROWS),  # those that are wanted
+    device: str | torch.device = "cpu",
 ) -> dict:                   # (row, seed) -> Generator, in the order of the rows
     "The generators of a folder, by row and seed."
     files = sorted(Path(folder).glob("*_*.safetensors")) if Path(folder).is_dir() else []
@@ -221,9 +223,9 @@ def find_models(
 def open_models(
     # "ablations": the shipped ones; a file that `save_ablations` wrote; or a folder of generators
     weights: str,
-    rows=tuple(ROWS),   # those that are wanted
-    seeds=None,              # of the trainings; None: all that are there
-    device="cpu",
+    rows: Sequence[str] = tuple(ROWS),  # those that are wanted
+    seeds: Sequence[int] | None = None,  # of the trainings; None: all that are there
+    device: str | torch.device = "cpu",
     resolution: int | None = None,       # that they must have, px; None: any
 # models; recorded measurements ({}: none), facts of every recorded training, their Protocol (None)
 ) -> tuple:
@@ -258,7 +260,7 @@ def what_trained(
 
 # %% ../../nbs/82_trainings.ipynb #d7f2e378
 def is_trained(
-    file,                    # <row>_<seed>.safetensors
+    file: str | Path,        # <row>_<seed>.safetensors
     plan: TrainConfig,
 ) -> bool:
     "Whether a file holds what this plan ends with."
@@ -269,11 +271,11 @@ def is_trained(
 
 def train_rows(
     config: TrainConfig,     # the full model
-    rows,                    # of ABLATIONS or BEYOND
-    seeds,                   # of the trainings: each row is trained with each
+    rows: Sequence[str],     # of ABLATIONS or BEYOND
+    seeds: Sequence[int],    # of the trainings: each row is trained with each
     sources: Sources,
-    folder,                  # of trainings and their generators
-    device="cpu",
+    folder: str | Path,      # of trainings and their generators
+    device: str | torch.device = "cpu",
     precision: str = "32",   # "32" or "bf16"
 ) -> dict:                   # (row, seed) -> Generator, in half precision as it is written
     "Train the rows of the ablation, resumably."
@@ -339,7 +341,7 @@ NUMBER_WORDS = ("method", "condition", "metric", "papers_metric", "over", "of", 
 
 
 def read_numbers(
-    folder,                           # of results
+    folder: str | Path,               # of results
     source: str = "a2_ablations",     # the notebook that measured
 ) -> tuple:                           # numbers, verdicts; empty where there is no such result
     "Our numbers and verdicts from a result file."
@@ -378,7 +380,7 @@ def beside_paper(
 # %% ../../nbs/82_trainings.ipynb #91fd475b
 def show_beside(
     table: pd.DataFrame,     # as from `beside_paper`
-):                           # pandas Styler
+) -> Styler:                 # pandas Styler
     "The table for reading: the paper's numbers, ours with intervals."
     if table.ours.isna().all(): caption = "Ours: not measured yet (a2_ablations has no result here)."
     else: caption = (f"Ours: mean of {int(table.trainings.max())} training(s) with its 95 % interval, "
@@ -398,7 +400,7 @@ def show_beside(
 
 def show_orderings(
     judged: pd.DataFrame,    # as from `orderings`
-):                           # pandas Styler
+) -> Styler:                 # pandas Styler
     "The verdicts for reading."
     sign = lambda v: "" if pd.isna(v) else f"{v:+.3g}"
     lines = [{"ordering": r.method, "metric": r.metric, "paper": sign(r.paper), "measured as": r.measured_as,

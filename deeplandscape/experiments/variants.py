@@ -9,6 +9,7 @@ __all__ = ['LIKE_THE_PAPERS', 'RULES', 'Cases', 'scene_cases', 'photo_cases', 'i
 
 # %% ../../nbs/80_variants.ipynb #615659cd
 import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -30,6 +31,8 @@ from ..metrics.flow import motion_amount, optical_flow
 from ..metrics.truth import wind_asked_for
 from ..photo.inversion import Inversion, invert, Settings
 from ..photo.regions import horizon_of, resize
+from ..model.approximator import Approximator
+from ..model.encoder import Encoder
 
 # %% ../../nbs/80_variants.ipynb #fe442c3b
 @dataclass(frozen=True)
@@ -40,12 +43,12 @@ class Cases:
     masks: Tensor      # (B, 3, R, R): static, sky, water
     exact: bool        # known from the renderer, not found by a segmentation
 
-    def __len__(self): return len(self.photo)
+    def __len__(self) -> int: return len(self.photo)
 
 def scene_cases(
     n: int,             # how many scenes of the test split
     size: int,          # R
-    device="cpu",
+    device: str | torch.device = "cpu",
 ) -> Cases:
     "First frames of test scenes, with their exact masks."
     frames = render(scene_seeds("test", 0, n), None, size, device=device)
@@ -55,8 +58,8 @@ def scene_cases(
 def photo_cases(
     photos: dict,       # name -> (3, H, W) in [-1, 1]
     size: int,          # R
-    segment,            # images -> (B, 3, R, R)
-    device="cpu",
+    segment: Callable,  # images -> (B, 3, R, R)
+    device: str | torch.device = "cpu",
 ) -> Cases:
     "Photographs squashed to R x R, with the masks that `segment` finds."
     images = torch.cat([resize(x[None].to(device), (size, size)) for x in photos.values()])
@@ -67,8 +70,8 @@ def invert_cases(
     G: Generator,
     cases: Cases,
     variant: str,                   # a key of VARIANTS
-    E=None,                         # encoder
-    perceptual=None,                # perceptual loss
+    E: Encoder | None = None,       # encoder
+    perceptual: Callable | None = None,  # perceptual loss
     settings: Settings = Settings(),
     seed: int = 0,                  # of random initial maps
     batch: int = 16,                # pictures at once
@@ -104,7 +107,7 @@ def motion_in(
     return 1000 * motion_amount(flow, inside), float(projected) if inside.any() else float("nan")
 
 # %% ../../nbs/80_variants.ipynb #4f34360f
-def half_way(maps):
+def half_way(maps: list) -> list:
     "Maps, each (B, 1, s, s), shifted by half their width."
     return [S.roll(-S.shape[-1] // 2, -1) for S in maps]
 
@@ -112,10 +115,10 @@ def half_way(maps):
 def measure_inversion(
     found: Inversion,              # of all cases
     cases: Cases,
-    hours=tuple(CLOCK),            # directions of the clock, in turn
+    hours: Sequence[str] = tuple(CLOCK),  # directions of the clock, in turn
     gap: float = 5.0,              # frames from one that is looked at to the next
     steps: int = 3,                # flows of each photograph
-    perceptual=None,               # network of the perceptual distance; None: embedded
+    perceptual: Callable | None = None,  # network of the perceptual distance; None: embedded
 ) -> list[dict]:                   # a row for each photograph
     "Faithfulness and motion of an inversion, photograph by photograph."
     made, shifted = (x.clamp(-1, 1)
@@ -136,7 +139,7 @@ def measure_inversion(
             frames.cpu(), cases.masks[b:b + 1, 1:2].cpu(), homography, gap)
     return rows
 
-def measure_inversions(found: list, cases: Cases, **options) -> list[dict]:
+def measure_inversions(found: list, cases: Cases, **options: object) -> list[dict]:
     "The same of the batches of `invert_cases`, all cases together."
     ends = torch.tensor([len(i.photo) for i in found]).cumsum(0).tolist()
     part = lambda first, last: Cases(cases.names[first:last], cases.photo[first:last],
@@ -184,7 +187,7 @@ def variant_orderings(
 def draw_variants(
     table: pd.DataFrame,     # of `variant_table`
     paper: pd.DataFrame,     # method, metric, value
-):
+) -> plt.Figure:
     "A panel for each measure, a line for each variant."
     metrics, methods = list(dict.fromkeys(table.metric)), list(dict.fromkeys(table.method))[::-1]
     size = 1.2 + 1.7 * len(metrics), 0.9 + 0.27 * len(methods)
@@ -206,10 +209,10 @@ def draw_variants(
 # %% ../../nbs/80_variants.ipynb #152a1dc9
 @torch.no_grad()
 def keep_pictures(
-    path,                    # file to write
+    path: str | Path,        # file to write
     cases: list[Cases],
     found: dict,             # variant -> one Inversion for each of the cases
-):
+) -> Path:
     "Photographs, reconstructions and shifted pictures of each variant, for the figure."
     tensors = {"photo": torch.cat([c.photo for c in cases]),
                "static": torch.cat([c.masks[:, :1] for c in cases])}
@@ -236,10 +239,10 @@ def map_size(
 # %% ../../nbs/80_variants.ipynb #0a439c17
 @torch.no_grad()
 def inverted_light_agreement(
-    A,                       # lighting network
+    A: Approximator,         # lighting network
     found: Inversion,        # of B photographs
     G: Generator,            # before any fine-tuning
-    seeds=range(16),         # samples of G
+    seeds: Sequence[int] = range(16),  # samples of G
 ) -> dict:                   # measure -> (B,) rank correlations
     "Whether named lights change inverted photographs as they change samples of the generator."
     device, before = found.W.device, light_statistics(found.reconstruction())

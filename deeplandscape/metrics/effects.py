@@ -8,6 +8,8 @@ __all__ = ['LATENTS', 'region_change', 'real_changes', 'latent_effects', 'dynami
 
 # %% ../../nbs/56_effects.ipynb #b3b9c89c
 import math
+from collections.abc import Callable
+from pathlib import Path
 from statistics import mean
 
 from torch import Tensor
@@ -64,7 +66,7 @@ def latent_effects(
     alpha: float = 1.0,       # its weight
     n: int = 32,              # scenes
     seed: int = 0,
-    segment=None,             # images (B, 3, H, W) -> (B, 3, H, W) shares; None: whole pictures only
+    segment: Callable | None = None,  # images (B, 3, H, W) -> (B, 3, H, W) shares; None: whole pictures only
 ) -> dict[str, float]:  # "S_dyn"; with `segment` also "S_dyn_moving", "S_dyn_static", "S_dyn_structure" ...
     "Mean absolute change of the image, on a scale of [0, 1], when each set of latents alone is drawn anew."
     device = next(G.parameters()).device
@@ -80,7 +82,7 @@ def latent_effects(
 # %% ../../nbs/56_effects.ipynb #db4a4d3d
 def dynamics_table(
     G: Generator,
-    segment,             # images (B, 3, H, W) -> (B, 3, H, W) shares of static, sky, water
+    segment: Callable,   # images (B, 3, H, W) -> (B, 3, H, W) shares of static, sky, water
     n: int = 64,         # scenes
     seed: int = 0,
 ) -> list[dict]:         # rows
@@ -133,7 +135,7 @@ def warp_test(
 @torch.no_grad()
 def level_table(
     G: Generator,
-    segment,             # images (B, 3, H, W) -> (B, 3, H, W) shares of static, sky, water
+    segment: Callable,   # images (B, 3, H, W) -> (B, 3, H, W) shares of static, sky, water
     n: int = 64,         # scenes
     seed: int = 0,
 ) -> list[dict]:         # px, moving, static, moving_over_static
@@ -164,7 +166,7 @@ def amplify(
 @torch.no_grad()
 def match_motion(
     G: Generator,
-    segment,              # images (B, 3, H, W) -> (B, 3, H, W) shares of static, sky, water
+    segment: Callable,    # images (B, 3, H, W) -> (B, 3, H, W) shares of static, sky, water
     share: float = 0.9,   # of what real pairs with other clouds differ in sky and water
     n: int = 256,         # scenes
     seed: int = 10_000,   # of the scenes: other ones than those it will be measured on
@@ -196,8 +198,8 @@ def match_motion(
 
 # %% ../../nbs/56_effects.ipynb #25c11089
 def match_motion_of(
-    path,                 # generator file, changed once
-    segment,              # images (B, 3, H, W) -> (B, 3, H, W) shares of static, sky, water
+    path: str | Path,     # generator file, changed once
+    segment: Callable,    # images (B, 3, H, W) -> (B, 3, H, W) shares of static, sky, water
     share: float = 0.9,   # of what real pairs with other clouds differ in sky and water
     device: str | torch.device = "cpu",  # where it computes
 ) -> float:               # the factor
@@ -228,7 +230,7 @@ def walk(
     frames: int = 48,
     n: int = 8,         # walks side by side
     seed: int = 0,
-):                      # yields (3, H, W)
+) -> Tensor:            # yields (3, H, W)
     "Frames on the great circle from one draw of all latents to another."
     device = next(G.parameters()).device
     a, b = (Latents.sample(G.config, range(s, s + n), device=device) for s in (seed, seed + n))

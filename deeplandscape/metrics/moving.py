@@ -7,6 +7,7 @@ __all__ = ['moved_and_stayed', 'shown_motion', 'change_of_shape', 'measure_movin
 
 # %% ../../nbs/59_moving.ipynb #b26d542b
 import math
+from collections.abc import Sequence
 
 import cv2
 import torch
@@ -121,7 +122,7 @@ def border_of(masks):
 
 # %% ../../nbs/59_moving.ipynb #f57cbeaa
 def measure_moving(
-    frames,  # of a video: frames[i] is (3, H, W), uint8 or in [-1, 1]; it has a length
+    frames: Sequence[Tensor],  # of a video: frames[i] is (3, H, W), uint8 or in [-1, 1]; it has a length
     masks: Tensor,                   # (1, 3, H, W): static, sky, water
     homography: Homography,          # the motion asked for
     fps: float = 30,                 # frames a second

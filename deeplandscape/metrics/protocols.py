@@ -9,6 +9,7 @@ __all__ = ['PRESETS', 'DEPARTURES', 'Preset', 'preset_of', 'static_mask', 'compa
 
 # %% ../../nbs/54_protocols.ipynb #1f8beecc
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 from ..core import InputError, progress
 from ..files import atomic, find_weights
 from ..media import read_photo, read_video
-from ..statistics import measure
+from ..statistics import measure, Measurement
 from ..data.sources import PICTURES, VIDEOS
 from ..perception.masks import segmenter, SKY_NAMES, WATER_NAMES
 from .extractors import as_pictures, extractor, resized
@@ -46,7 +47,7 @@ PRESETS = {"clean": Preset(), "released": Preset("released", "zero", "released",
 
 
 def preset_of(
-    preset,            # a name in PRESETS, or a Preset
+    preset: str | Preset,  # a name in PRESETS, or a Preset
 ) -> Preset:
     "A preset by name."
     if isinstance(preset, Preset):
@@ -58,8 +59,8 @@ def preset_of(
 # %% ../../nbs/54_protocols.ipynb #3a8201ba
 def static_mask(
     probabilities: torch.Tensor,      # (B, K, H, W) of K named classes
-    names,                            # K names; synonyms separated by commas
-    preset="clean",                   # a name, or a Preset
+    names: Sequence[str],             # K names; synonyms separated by commas
+    preset: str | Preset = "clean",   # a name, or a Preset
 ) -> torch.Tensor:                    # (B, 1, H, W) of 0 and 1
     "Where nothing should move."
     p = preset_of(preset)
@@ -80,13 +81,13 @@ def static_mask(
 def compare_pictures(
     x: torch.Tensor,          # (n, 3, H, W): uint8, or in [-1, 1]
     y: torch.Tensor,          # (n, 3, H, W)
-    mask=None,                # (1 or n, 1, H, W) in [0, 1]; None: everywhere
+    mask: torch.Tensor | None = None,  # (1 or n, 1, H, W) in [0, 1]; None: everywhere
     metric: str = "ssim",     # "ssim", "lpips" (VGG16) or "perceptual" (embedded)
-    preset="clean",           # a name, or a Preset
+    preset: str | Preset = "clean",  # a name, or a Preset
     span: str = "auto",       # range of x and y, see `extractors.as_pictures`
     seed: int = 0,            # of the bootstrap
-    device="cpu",             # where LPIPS computes
-):                            # Measurement
+    device: str | torch.device = "cpu",  # where LPIPS computes
+) -> Measurement:             # Measurement
     "How alike pairs of pictures are."
     p, both = preset_of(preset), as_pictures(torch.cat([x, y]), span)
     x, y = both.chunk(2)
@@ -119,9 +120,9 @@ def shifts(
     x: torch.Tensor,          # (n, 3, H, W) in [-1, 1]
     y: torch.Tensor,          # (n, 3, H, W) generated counterparts
     classes: torch.Tensor,    # (n, K, H, W) class probabilities of x
-    names,                    # K names
-    perceptual="perceptual",  # "lpips" where its weights are
-    features="embedded",      # "inception" where its weights are
+    names: Sequence[str],     # K names
+    perceptual: str = "perceptual",  # "lpips" where its weights are
+    features: str = "embedded",  # "inception" where its weights are
 ) -> dict:                    # departure -> {column: number}
     "How much each way of the released program shifts the numbers."
     ways = ({name: replace(Preset(), **changed) for name, changed in DEPARTURES.items()}
@@ -142,8 +143,8 @@ def shifts(
 
 # %% ../../nbs/54_protocols.ipynb #a8b5272f
 def folder_entries(
-    folder,            # of pictures, of videos, or of folders of frames
-    limit=None,        # at most so many
+    folder: str | Path,  # of pictures, of videos, or of folders of frames
+    limit: int | None = None,  # at most so many
 ) -> tuple:            # "pictures" or "videos", list of paths in the order of their names
     "What is in a folder to be compared."
     folder = Path(folder)
@@ -161,9 +162,9 @@ def folder_entries(
 
 # %% ../../nbs/54_protocols.ipynb #05a6b833
 def read_pictures(
-    files,                    # pictures
+    files: Sequence[str | Path],  # pictures
     size: int,                # side of the squares, pixels
-    refused=None,             # list that receives why a file was left out; None: it is an error
+    refused: list | None = None,  # list that receives why a file was left out; None: it is an error
 ) -> torch.Tensor:            # (n, 3, size, size) in [-1, 1]
     "Pictures, their largest centre square brought to one size."
     found = _readable(lambda p: resized(_square(read_photo(p)[None]), size), files, "pictures", refused)
@@ -171,10 +172,10 @@ def read_pictures(
 
 
 def read_clips(
-    paths,                    # videos, or folders of frames
+    paths: Sequence[str | Path],  # videos, or folders of frames
     size: int,                # side of the squares, pixels
     frames: int,              # of each, from the first
-    refused=None,             # list that receives why a clip was left out; None: it is an error
+    refused: list | None = None,  # list that receives why a clip was left out; None: it is an error
 ) -> list:                    # of (frames, 3, size, size) in [-1, 1]
     "The beginnings of clips; a clip that is too short is refused by name."
     def read(path):
@@ -240,14 +241,15 @@ def _square(x):
 
 # %% ../../nbs/54_protocols.ipynb #004ebdd2
 def evaluate_pictures(
-    generated,                # paths of pictures
-    real,                     # paths of pictures
-    by="embedded",            # extractor: "embedded", "inception"
+    generated: Sequence[str | Path],  # paths of pictures
+    real: Sequence[str | Path],  # paths of pictures
+    by: str = "embedded",     # extractor: "embedded", "inception"
     size: int = 64,           # side at which they are read
-    preset="clean",           # a name, or a Preset
+    preset: str | Preset = "clean",  # a name, or a Preset
     seed: int = 0,            # of the bootstrap
-    device="cpu",             # where it computes
-    say=None,  # receives a sentence about each file that cannot be read; None: such a file is an error
+    device: str | torch.device = "cpu",  # where it computes
+    # receives a sentence about each file that cannot be read; None: such a file is an error
+    say: Callable | None = None,
 ) -> list:                    # of Measurement
     """Frechet and kernel distance of two sets of pictures; and, where the names agree, SSIM and perceptual
     distance of the pairs."""
@@ -268,14 +270,14 @@ def evaluate_pictures(
 
 # %% ../../nbs/54_protocols.ipynb #e5f0a1b2
 def compare_clips(
-    real,                     # n tensors (T, 3, H, W) in [-1, 1]
-    generated,                # n tensors (T, 3, H, W), what was made of them
-    masks,                    # n tensors (1, 1, H, W), one where nothing should move
+    real: list,               # n tensors (T, 3, H, W) in [-1, 1]
+    generated: list,          # n tensors (T, 3, H, W), what was made of them
+    masks: list,              # n tensors (1, 1, H, W), one where nothing should move
     metric: str = "ssim",     # see `compare_pictures`
-    preset="clean",           # a name, or a Preset
+    preset: str | Preset = "clean",  # a name, or a Preset
     seed: int = 0,            # of the bootstrap
-    device="cpu",             # where LPIPS computes
-):                            # Measurement
+    device: str | torch.device = "cpu",  # where LPIPS computes
+) -> Measurement:             # Measurement
     "How alike the static parts of pairs of clips are, mean over time."
     found = [compare_pictures(x, y, m, metric, preset, "-1..1", seed, device)
              for x, y, m in zip(real, generated, masks, strict=True)]
@@ -286,16 +288,17 @@ def compare_clips(
 
 # %% ../../nbs/54_protocols.ipynb #c8b5a3f1
 def evaluate_videos(
-    generated,                # paths of videos or folders of frames
-    real,                     # the same
-    by="embedded-video",      # extractor: "embedded-video", "i3d", or a TorchScript file
+    generated: Sequence[str | Path],  # paths of videos or folders of frames
+    real: Sequence[str | Path],  # the same
+    by: str = "embedded-video",  # extractor: "embedded-video", "i3d", or a TorchScript file
     size: int = 64,           # side at which they are read
     frames: int = 16,         # of each, from the first
     stride: int = 1,          # every how many-th
-    preset="clean",           # a name, or a Preset
+    preset: str | Preset = "clean",  # a name, or a Preset
     seed: int = 0,            # of the bootstrap
-    device="cpu",             # where it computes
-    say=None,  # receives a sentence about each clip that cannot be read; None: such a clip is an error
+    device: str | torch.device = "cpu",  # where it computes
+    # receives a sentence about each clip that cannot be read; None: such a clip is an error
+    say: Callable | None = None,
 ) -> list:                    # of Measurement
     """Frechet video distance; for either set, motion and static consistency; for pairs of one name, how alike
     they are."""
@@ -325,7 +328,7 @@ def evaluate_videos(
 
 # %% ../../nbs/54_protocols.ipynb #1aa8c374
 def report_lines(
-    found,             # Measurements
+    found: list,       # Measurements
 ) -> list:             # of str
     "One line for each measurement, and a warning when a stand-in measured."
     lines = [str(m) for m in found]
@@ -339,8 +342,8 @@ def report_lines(
 
 
 def write_measurements(
-    path,              # .json file
-    found,             # Measurements
+    path: str | Path,  # .json file
+    found: list,       # Measurements
 ) -> Path:
     "Values, intervals and protocols as a JSON file, atomically."
     with atomic(Path(path)) as partial:

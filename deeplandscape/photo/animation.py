@@ -9,8 +9,10 @@ __all__ = ['MOST_BYTES_HELD', 'FIRST_LOOK', 'NOTHING_MOVES', 'Video', 'smoothnes
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -67,12 +69,12 @@ class Video:
         return torch.cat([self.film.own(range(i, min(len(self.film), i + 16)))
                           for i in range(0, len(self.film), 16)])
 
-    def save(self, path, codec=None, crf=None):
+    def save(self, path: str | Path, codec: str | None = None, crf: int | None = None) -> Path:
         "Write it as .mp4, .mov, .webm, .webp or .gif; codec and crf as in `write_video`."
         return write_video(self.frames if "frames" in vars(self) else self.film, path, self.fps, crf=crf,
                            codec=codec)
 
-    def __str__(self):
+    def __str__(self) -> str:
         shown = lambda v: f"{v:.3f}" if isinstance(v, float) else str(v)
         return "\n".join(f"{key:32s} {shown(value)}" for key, value in self.report.items())
 
@@ -95,7 +97,7 @@ def quality(film, photo, static):
 
 # %% ../../nbs/73_animation.ipynb #070e777b
 def smoothness(
-    frames,                  # frames[i] is (3, H, W) uint8; they have a length
+    frames: Sequence[Tensor],  # frames[i] is (3, H, W) uint8; they have a length
     loop: bool = False,      # is it one?
 ) -> dict:                   # name -> multiple of the median difference of neighbouring frames
     "The first step of a video and the seam of a loop, beside the steps between neighbours."
@@ -231,18 +233,17 @@ def examine(film, found, homography, loop):
 
 # %% ../../nbs/73_animation.ipynb #e117e621
 def animate(
-    photo,                          # picture file, or (3, H, W) in [-1, 1]
+    photo: str | Path | Tensor,     # picture file, or (3, H, W) in [-1, 1]
     direction: str | None = None,   # "right", "left", "up", "down", ..., "1h" to "12h"; None: drawn
-    seconds: float = 4.0,           # length
-    fps: float = 30,                # frames a second
+    seconds: float = 4.0, fps: float = 30,      # length; frames a second
     speed: float = 1.0,             # 1: calm clouds
     seed: int = 0,                  # of everything drawn at random
     variant: str = "EOIFS",         # of the inversion
-    mask=None,                      # what moves: image file, (1 or 3, H, W) in [0, 1], "all"; None: found
+    mask: str | Path | Tensor | None = None,    # what moves: file, (1 or 3, H, W), "all"; None: found
     size: int | None = None,        # longest side of the video in pixels; None: its own, within 1920 x 1080
     loop: bool = False,             # the last frame leads into the first
     iterations: int | None = None,  # of each step of the inversion; None: those of STEADY
-    device="auto",                  # where to compute
+    device: str | torch.device = "auto",   # where to compute
     models: dict | None = None,     # own "G", "E", "A", "segment", "perceptual" instead of the shipped ones
     light: str | None = None,       # "none", "tour", "random", names; None: "random" if nothing moves
     amount: float = 1.0,            # how far the light changes, 0 ... 1

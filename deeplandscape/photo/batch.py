@@ -7,6 +7,7 @@ __all__ = ['batch_plan', 'Done', 'batch', 'batch_table']
 
 # %% ../../nbs/79_batch.ipynb #d0fd83dd
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ..data.sources import find_photos
 # %% ../../nbs/79_batch.ipynb #efee57b2
 def batch_plan(
     photos: list,            # photographs, and folders of them
-    out,                     # folder of the videos
+    out: str | Path,         # folder of the videos
     suffix: str = ".mp4",    # of their names
 ) -> list:                   # of (photograph, video)
     "Which video is made of which photograph."
@@ -47,9 +48,9 @@ class Done:
 
 def batch(
     pairs: list,             # (photograph, video)
-    make,                    # make(photograph, video) -> warnings, a str
+    make: Callable,          # make(photograph, video) -> warnings, a str
     again: bool = False,     # make what is there once more
-    say=print,               # receives a line about each
+    say: Callable = print,   # receives a line about each
 ) -> list:                   # of Done
     "Make all videos, whatever happens to one of them."
     done, began, made = [], time.perf_counter(), 0

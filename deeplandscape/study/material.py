@@ -11,6 +11,7 @@ __all__ = ['LONG', 'SHORT', 'FPS', 'StudyItem', 'photo_square', 'study_items', '
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +58,8 @@ def photo_square(photo: torch.Tensor, side: int) -> torch.Tensor:
 def study_items(
     scenes: int = 0,        # rendered, with their clips
     china: bool = True,     # the photograph that comes with scikit-learn
-    photos=None,            # folder of photographs
-    clips=None,             # folder of videos of 200 frames or more
+    photos: str | Path | None = None,  # folder of photographs
+    clips: str | Path | None = None,  # folder of videos of 200 frames or more
     side: int = 256,        # px, even
 ) -> list:                  # of StudyItem
     "What a study is about."
@@ -98,8 +99,8 @@ class OurSystem:
                  variant: str = "EOIFS",        # of the inversion
                  iterations: int | None = None, # of each of its steps; None: the paper's
                  seed: int = 0,                 # of directions and of everything drawn
-                 device="cpu",                  # where to compute
-                 models=None):                  # as for `animate`
+                 device: str | torch.device = "cpu",  # where to compute
+                 models: dict | None = None):   # as for `animate`
         self.options = dict(variant=variant, iterations=iterations, seed=seed, device=device, models=models)
         self.found = {}
 
@@ -119,7 +120,7 @@ class OurSystem:
         horizon = horizon_of(masks)
         return Homography() if horizon is None else wind(hour, masks, horizon, speed)
 
-    def __call__(self, item, frames, speed):
+    def __call__(self, item: StudyItem, frames: int, speed: float) -> torch.Tensor:
         inversion, masks, _ = self.invert(item)
         motion, seed = self.motion(item, speed), self.options["seed"]
         film = make_film(inversion, item.photo[None].to(masks), masks, motion, frames, FPS, seed=seed)
@@ -130,7 +131,7 @@ class MovedPixels:
     "A control: the photograph's own pixels, pushed along the motion that ours was given."
     speeds = True
     def __init__(self, ours: OurSystem): self.ours = ours
-    def __call__(self, item, frames, speed):
+    def __call__(self, item: StudyItem, frames: int, speed: float) -> torch.Tensor:
         still, photo = self.ours.invert(item)[1][:, :1].cpu(), item.photo[None].cpu()
         motion, times = self.ours.motion(item, speed), torch.arange(frames, dtype=torch.float64)
         return torch.cat([to_uint8(pixels_moved(photo, still, motion, t)) for t in times.split(25)])
@@ -139,7 +140,8 @@ class MovedPixels:
 class StillPhoto:
     "A control: nothing moves."
     speeds = False
-    def __call__(self, item, frames, speed): return to_uint8(item.photo)[None].expand(frames, -1, -1, -1)
+    def __call__(self, item: StudyItem, frames: int, speed: float) -> torch.Tensor:
+        return to_uint8(item.photo)[None].expand(frames, -1, -1, -1)
 
 # %% ../../nbs/909_material.ipynb #5bce2273
 class FolderSystem:
@@ -155,7 +157,7 @@ class FolderSystem:
         return next((p for p in _listed(self.folder / setting if self.speeds else self.folder, VIDEOS)
                      if p.stem == item.name), None)
 
-    def __call__(self, item, frames, speed, setting: str = ""):
+    def __call__(self, item: StudyItem, frames: int, speed: float, setting: str = "") -> torch.Tensor | None:
         path = self.path(item, setting)
         if path is None: return None
         return to_uint8(read_clips([path], item.photo.shape[-1], frames)[0])[:frames]
@@ -164,8 +166,9 @@ class FolderSystem:
 class FittedSystem:
     "A system of this library, with `fit(photo)` and `animate(n_frames, seed, speed)`."
     speeds = False
-    def __init__(self, make, seed: int = 0): self.make, self.seed = make, seed       # make: () -> the system
-    def __call__(self, item, frames, speed):
+    # make: () -> the system
+    def __init__(self, make: Callable, seed: int = 0): self.make, self.seed = make, seed
+    def __call__(self, item: StudyItem, frames: int, speed: float) -> torch.Tensor:
         system = self.make()
         fitted = system.fit(item.photo) or system
         video = fitted.animate(frames, seed=self.seed, speed=1.0).frames
@@ -275,14 +278,14 @@ def _make_item(item, systems, speeds, folder, gold):
 
 # %% ../../nbs/909_material.ipynb #1fc2ad43
 def prepare_study(
-    out,                    # folder of the material
+    out: str | Path,        # folder of the material
     items: list,            # of StudyItem
     systems: dict,          # name -> a system
     ours: OurSystem,        # whose regions and motion the controls and the speeds use
     synthetic: dict = {},   # name -> function from the number of a sample to (200, 3, S, S) uint8
     samples: int = 0,       # of each synthetic system
     key: str = "",          # what else tells this preparation from another one
-    say=print,              # one line
+    say: Callable = print,  # one line
 ) -> dict:                  # the material, as written to material.json
     "All clips of a study and the list of them."
     out = Path(out)

@@ -58,7 +58,7 @@ PAGE_FILES = ("index.html", "study.css", "study.js")
 
 def check_files(
     plan: dict,         # of `make_study`
-    folder,             # of the material
+    folder: str | Path,  # of the material
     hashes: bool = True,    # read each file and compare its hash; else look only whether it is there
 ) -> None:
     "Refuse a study whose clips are missing, or are not those that were planned."
@@ -75,8 +75,8 @@ def check_files(
 # %% ../../nbs/902_page.ipynb #3c8cb601
 def export_study(
     plan: dict,         # of `make_study`
-    material,           # folder of the clips
-    out,                # folder to make
+    material: str | Path,  # folder of the clips
+    out: str | Path,    # folder to make
 ) -> Path:              # its index.html
     "The whole study as one folder of static files."
     out = Path(out)
@@ -101,7 +101,7 @@ def export_study(
 # %% ../../nbs/902_page.ipynb #f55b2aff
 def notebook_page(
     plan: dict,         # of `make_study`
-    material,           # folder of the clips
+    material: str | Path,  # folder of the clips
     seat: int = 0,      # number in plan["seats"]
 ) -> str:               # HTML that needs no other file
     "One seat of a study as one page, its clips inside."

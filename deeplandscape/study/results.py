@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
+from pandas.io.formats.style import Styler
 
 from ..core import InputError
 from ..files import atomic
@@ -28,7 +29,7 @@ STUDY_RESULTS = {"fig06_ablation": "study_ablation", "fig08_user_study": "study_
 
 def result_of_votes(
     shown: str,         # a published table
-    folder,             # of results
+    folder: str | Path,  # of results
 ) -> tuple:             # its .csv, or nothing
     "The file of our votes that belongs to a published table, where it is there."
     path = Path(folder) / f"{STUDY_RESULTS[shown]}.csv"
@@ -77,7 +78,7 @@ def _with_interval(value, low, high) -> str:
 # %% ../../nbs/911_results.ipynb #54f22d37
 def show_preferences(
     table: pd.DataFrame,        # of `with_paper_intervals`
-):                              # pandas Styler, shows itself in a notebook
+) -> Styler:                    # pandas Styler, shows itself in a notebook
     "The paper's numbers and ours as the paper lays them out."
     lines = []
     for r in table.itertuples():
@@ -99,7 +100,7 @@ def draw_preferences(
     clips: int = CLIPS,             # as there, for the caption
     each: int = EACH,               # as there
     correlation: float = CORRELATION,   # as there
-):                                  # matplotlib Figure
+) -> plt.Figure:                    # matplotlib Figure
     "The numbers of people beside chance."
     panels = list(table.groupby(["condition", "metric"], sort=False))
     methods, columns = list(dict.fromkeys(table.method))[::-1], min(3, len(panels))
@@ -134,7 +135,7 @@ def draw_preferences(
 # %% ../../nbs/911_results.ipynb #c03d9810
 def draw_win_matrices(
     found: dict,        # of `analyse_study`
-):                      # matplotlib Figure
+) -> plt.Figure:        # matplotlib Figure
     "Win ratios row over column, one matrix for each part that has pairs."
     pairs = found["wins"][found["wins"].column != ""] if len(found["wins"]) else found["wins"]
     parts = list(dict.fromkeys(pairs.part)) if len(pairs) else []
@@ -162,7 +163,7 @@ def draw_win_matrices(
 # %% ../../nbs/911_results.ipynb #277a408c
 def write_analysis(
     found: dict,        # of `analyse_study`
-    out,                # folder
+    out: str | Path,    # folder
     counts: dict = {},  # of `ingest_votes`
 ) -> Path:              # its analysis.json
     "Tables, picture and facts of an analysed study."

@@ -11,6 +11,7 @@ import json
 import mimetypes
 import secrets
 import sys
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,7 +30,7 @@ HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff
 
 class Refused(Exception):
     "A request that gets an error: status, sentence."
-    def __init__(self, status, sentence): super().__init__(sentence); self.status = status
+    def __init__(self, status: int, sentence: str): super().__init__(sentence); self.status = status
 
 # %% ../../nbs/903_server.ipynb #ac3649d4
 class StudyServer(ThreadingHTTPServer):
@@ -38,8 +39,8 @@ class StudyServer(ThreadingHTTPServer):
 
     def __init__(self,
                  plan: dict,                    # of `make_study`
-                 material,                      # folder of the clips
-                 results,                       # folder of the journal
+                 material: str | Path,          # folder of the clips
+                 results: str | Path,           # folder of the journal
                  host: str = "127.0.0.1",       # where to listen
                  port: int = 0,                 # 0: a free one
                  token: str = ""):              # needed in the address; "": none
@@ -60,11 +61,11 @@ class StudyServer(ThreadingHTTPServer):
         host, port = self.server_address[:2]
         return f"http://{host}:{port}/" + (f"{self.token}/" if self.token else "")
 
-    def handle_error(self, request, client_address):
+    def handle_error(self, request: object, client_address: tuple) -> None:
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
-    def server_close(self):
+    def server_close(self) -> None:
         super().server_close()
         self.register.journal.close()
 
@@ -155,12 +156,12 @@ class StudyHandler(_Handler):
 # %% ../../nbs/903_server.ipynb #16c97fbd
 def serve_study(
     plan: dict,                 # of `make_study`
-    material,                   # folder of the clips
-    results,                    # folder of the journal
+    material: str | Path,       # folder of the clips
+    results: str | Path,        # folder of the journal
     host: str = "127.0.0.1",    # "0.0.0.0": all addresses of this machine
     port: int = 8050,           # 0: a free one
     token: str | None = None,   # in the address; None: drawn where the host is not this machine alone
-    say=print,                  # one line
+    say: Callable = print,      # one line
 ) -> StudyServer:               # not running yet: call its serve_forever
     "A server for a study, and a word about who can reach it."
     local = host in ("127.0.0.1", "localhost", "::1")

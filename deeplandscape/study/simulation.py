@@ -6,6 +6,7 @@
 __all__ = ['SimulatedPeople', 'showings', 'simulate_votes', 'true_win_share', 'true_scale', 'coverage_of']
 
 # %% ../../nbs/907_simulation.ipynb #7651923a
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import choix
@@ -46,7 +47,7 @@ def simulate_votes(
     plan: dict,                 # of `make_study`
     people: SimulatedPeople,    # who votes
     seed: int = 0,              # of everything drawn
-    shown=None,                 # of `showings`, where many studies of one plan are drawn
+    shown: pd.DataFrame | None = None,  # of `showings`, where many studies of one plan are drawn
 ) -> pd.DataFrame:              # as of `ingest_votes`, every vote marked as a machine's
     "A whole study, answered by simulated assessors."
     rng, table = np.random.default_rng(seed), showings(plan) if shown is None else shown
@@ -89,7 +90,7 @@ def true_win_share(
 
 def true_scale(
     people: SimulatedPeople,    # the population
-    pairs,                      # (first, second) that are asked, all equally often
+    pairs: Sequence[tuple],     # (first, second) that are asked, all equally often
 ) -> dict:                      # system -> quality in logits, mean zero
     "The Bradley-Terry scale of the whole population's win shares."
     systems = sorted({s for pair in pairs for s in pair})
@@ -106,7 +107,7 @@ def coverage_of(
     plan: dict,                 # of `make_study`
     people: SimulatedPeople,    # the population
     studies: int,               # to draw
-    measure,                    # votes that count -> DataFrame with columns truth, low, high
+    measure: Callable,          # votes that count -> DataFrame with columns truth, low, high
     seed: int = 0,              # of the first study
 ) -> pd.DataFrame:              # the rows of all studies, with a column `held`
     "Whether intervals hold the truth, in many simulated studies of one plan."

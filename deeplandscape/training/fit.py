@@ -7,6 +7,7 @@ __all__ = ['FitConfig', 'learning_rate_at', 'save_fit', 'load_fit', 'fit']
 
 # %% ../../nbs/67_fit.ipynb #f38472fc
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +42,8 @@ def learning_rate_at(
 # %% ../../nbs/67_fit.ipynb #ae4569db
 def save_fit(
     path: str | Path,  # file to write
-    model,         # its weights and buffers are saved
-    optimizer,     # an Adam optimiser
+    model: nn.Module,  # its weights and buffers are saved
+    optimizer: torch.optim.Optimizer,  # an Adam optimiser
     state: dict,   # step, history and what identifies the run
 ) -> None:
     "Write the state of a regression: one safetensors file, atomically."
@@ -54,8 +55,8 @@ def save_fit(
 
 def load_fit(
     path: str | Path,  # file to read
-    model,         # receives the weights
-    optimizer,     # receives Adam's moments
+    model: nn.Module,  # receives the weights
+    optimizer: torch.optim.Optimizer,  # receives Adam's moments
     about: dict | None = None,    # what identifies the run; another is refused before anything is loaded
 ) -> dict:         # the state
     "Read what `save_fit` wrote."
@@ -97,7 +98,8 @@ def validate(model, loss, config, state):
 # %% ../../nbs/67_fit.ipynb #c8e2b3e9
 def fit(
     model: nn.Module,             # what is trained, in place
-    loss,   # loss(split, step) -> scalar tensor, a pure function of the weights, "train" | "val" and the step
+    # loss(split, step) -> scalar tensor, a pure function of the weights, "train" | "val" and the step
+    loss: Callable,
     config: FitConfig,            # how
     path: str | Path | None = None,  # checkpoint file; None: keep none
     resume: bool = False,         # go on from the checkpoint if there is one

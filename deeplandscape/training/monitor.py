@@ -12,9 +12,11 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -25,6 +27,7 @@ from ..files import atomic
 from ..media import image_grid, save_image, write_video
 from ..model.generator import Generator, Latents
 from ..metrics.effects import drift, latent_effects, LATENTS, real_changes
+from .schedule import Stage
 
 # %% ../../nbs/64_monitor.ipynb #555c9c7e
 @torch.no_grad()
@@ -47,7 +50,7 @@ def preview_video(
     alpha: float = 1.0,         # its weight
     n: int = 8,                 # samples
     frames: int = 48,
-):                              # yields (3, H, W)
+) -> Tensor:                    # yields (3, H, W)
     "Frames in which the dynamic maps drift by half a width and the light changes."
     device = next(G.parameters()).device
     a, b = (Latents.sample(G.config, range(s, s + n), level, device) for s in (0, n))
@@ -58,7 +61,7 @@ def preview_video(
 
 # %% ../../nbs/64_monitor.ipynb #17c4834f
 def read_log(
-    path,               # log.jsonl
+    path: str | Path,   # log.jsonl
 ) -> list[dict]:
     "The lines of a log; none when there is no file, damaged ones left out."
     lines = []
@@ -68,9 +71,9 @@ def read_log(
     return [line for line in lines if isinstance(line, dict)]
 
 def rewind_log(
-    path,         # log.jsonl
+    path: str | Path,  # log.jsonl
     seen: int,    # images seen at the checkpoint
-):
+) -> None:
     "Cut off what a log says about images after `seen`."
     lines = read_log(path)
     if Path(path).is_file():
@@ -136,7 +139,7 @@ def diagnose(
 # %% ../../nbs/64_monitor.ipynb #59ae7982
 def course_figure(
     lines: list[dict],      # of the log
-    picture=None,           # array (H, W, 3), shown beside the curves
+    picture: np.ndarray | None = None,  # array (H, W, 3), shown beside the curves
 ) -> Figure:
     "Losses and effects over the images seen, and the newest samples."
     figure = Figure(figsize=(12, 2.8) if picture is not None else (8, 2.4), dpi=70, layout="constrained")
@@ -154,11 +157,11 @@ def course_figure(
 
 class LiveView:
     "A figure in the notebook that follows the training in a folder."
-    def __init__(self, out):     # out: folder of a training
+    def __init__(self, out: str | Path):     # out: folder of a training
         from IPython.display import display
         self.out, self.handle = Path(out), display(course_figure([]), display_id=True)
 
-    def update(self):
+    def update(self) -> None:
         "Draw the log and the newest picture anew, with the doctor's findings printed as the title."
         lines, pictures = read_log(self.out / "log.jsonl"), sorted(self.out.glob("samples_*.png"))
         figure = course_figure(lines, Image.open(pictures[-1]).convert("RGB") if pictures else None)
@@ -174,9 +177,9 @@ def in_notebook() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 def event_writer(
-    out,          # folder of the training
+    out: str | Path,  # folder of the training
     step: int,    # events of this step and later ones are written anew
-):                # SummaryWriter, or None without TensorBoard
+) -> object:      # SummaryWriter, or None without TensorBoard
     "TensorBoard's writer, where the package is installed."
     if importlib.util.find_spec("tensorboard") is None: return None
     from torch.utils.tensorboard import SummaryWriter
@@ -185,9 +188,8 @@ def event_writer(
 # %% ../../nbs/64_monitor.ipynb #e0bb353f
 class Monitor:
     "Writes log.jsonl, sample grids, videos and TensorBoard events of a training into its folder."
-    def __init__(self,
-                 out,                 # folder
-                 segment=None,        # images -> shares of static, sky, water; None: whole images only
+    def __init__(self, out: str | Path,   # folder
+                 segment: Callable | None = None,  # images -> static, sky, water; None: whole images only
                  seen: int = 0,       # where the training begins
                  step: int = 0,
                  sums: dict = {},     # name -> [count, sum], from a checkpoint
@@ -198,16 +200,16 @@ class Monitor:
         rewind_log(self.out / "log.jsonl", seen)
         self.events, self.view, self.told = event_writer(out, step), LiveView(out) if live else None, set()
 
-    def add(self, logs):
+    def add(self, logs: dict) -> None:
         "Count in what one step reports, without waiting for the device."
         for name, value in logs.items():
             count, total = self.sums.get(name, (0, 0.0))
             value = value if value.device.type == "mps" else value.double()     # mps has no double
             self.sums[name] = [count + 1, total + value]
 
-    def state(self): return {name: [count, total.item()] for name, (count, total) in self.sums.items()}
+    def state(self) -> dict: return {name: [n, total.item()] for name, (n, total) in self.sums.items()}
 
-    def measure(self, G, now):
+    def measure(self, G: Generator, now: Stage) -> dict:
         "Effects of the latents, and of real changes at the same resolution."
         size = G.config.size(now.level)
         if self.segment and size not in self.real:
@@ -217,7 +219,7 @@ class Monitor:
         return ({f"effect_{k}": round(v, 5) for k, v in effects.items()}
                 | {k: round(v, 5) for k, v in self.real.get(size, {}).items()})
 
-    def report(self, G, seen, step, now):
+    def report(self, G: Generator, seen: int, step: int, now: Stage) -> None:
         "Write a line and a picture, and say what the doctor finds for the first time."
         means = {k: round(total / count, 5) for k, (count, total) in self.state().items()}
         line = dict(seen=seen, step=step, resolution=G.config.size(now.level), alpha=round(now.alpha, 4),
@@ -226,7 +228,7 @@ class Monitor:
         self.sums, self.since = {}, time.time()
         write_training_report(self, line, preview(G, now.level, now.alpha))
 
-    def video(self, G, seen, now):
+    def video(self, G: Generator, seen: int, now: Stage) -> None:
         "Write the sample video."
         write_video(preview_video(G, now.level, now.alpha), self.out / f"video_{seen:08d}.mp4", 24)
 
@@ -235,7 +237,7 @@ def write_training_report(
     monitor: Monitor,
     line: dict,         # of the log
     picture: Tensor,    # (3, H, W)
-):
+) -> None:
     """A line of the log, the sample grid, TensorBoard events, the live view; new findings of the doctor are
     printed."""
     with open(monitor.out / "log.jsonl", "a") as log: log.write(json.dumps(line) + "\n")

@@ -17,7 +17,7 @@ from ..model.projected import ProjectedConfig
 # %% ../../nbs/60_schedule.ipynb #24bce444
 def check_table(
     name: str,     # of the setting, for the message
-    table,         # ((resolution, value), ...), rising
+    table: tuple,  # ((resolution, value), ...), rising
 ) -> None:
     "Refuse what is no table of resolutions and values."
     number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v < float("inf")
@@ -29,7 +29,7 @@ def check_table(
     if name == "batch" and not all(isinstance(v, int) and v >= 1 for _, v in table):
         raise InputError(f"batch has whole numbers of at least 1, not {table!r}.")
 
-def check_values(config) -> None:
+def check_values(config: "TrainConfig") -> None:
     "Check the tables, the shares and the choices of a configuration."
     if config.average_starts not in ("live", "initial"):
         raise InputError(f"average_starts is 'live' or 'initial', not {config.average_starts!r}.")
@@ -44,7 +44,7 @@ def check_values(config) -> None:
 
 def check_shares(
     name: str,      # of the setting, for the message
-    shares,         # a tuple
+    shares: tuple,  # a tuple
     count: int,     # how many there are
 ) -> None:
     "Refuse what are no shares between 0 and 1."
@@ -91,7 +91,7 @@ class TrainConfig:
                              f"{self.first_resolution}.")
         check_values(self)
     @property
-    def judges(self):
+    def judges(self) -> GeneratorConfig:
         "The sizes of the two discriminators."
         return replace(self.generator, channels=self.discriminator_channels or self.generator.channels)
 
@@ -99,7 +99,7 @@ class TrainConfig:
 def at(
     table: tuple,       # ((resolution, value), ...), rising
     resolution: int,    # px
-):                      # the value in force
+) -> float:             # the value in force
     "The value of the largest listed resolution not above `resolution`."
     found = [value for size, value in table if size <= resolution]
     if not found:
