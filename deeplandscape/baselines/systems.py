@@ -81,7 +81,7 @@ def draw_clip(
     name, clip = clips[int(torch.randint(len(clips), (), generator=item_generator(seed, "reference clip")))]
     found = read_source(clip)[1]
     if found is None or len(found) < 2:
-        raise InputError(f"{name} is no clip of at least 2 frames; leave it out.")
+        raise InputError(f"{name} is not a clip of at least 2 frames; leave it out.")
     return name, found
 
 # %% ../../nbs/829_systems.ipynb #20209802

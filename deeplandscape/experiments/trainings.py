@@ -189,7 +189,7 @@ def ablations_card(
         f"The file holds {len(models)} of the networks {kept}, and what was measured of all with the "
         "replicates of its intervals.",
         f"Measured so: {', '.join(f'{k} {v}' for k, v in meta['protocol'].items())}.",
-        "They show what each change of the paper does; they are no models to use.", "",
+        "They show what each change of the paper does; they are not models to use.", "",
         "Licence of the weights: Apache-2.0."])
 
 # %% ../../nbs/82_trainings.ipynb #9eaae310
@@ -215,7 +215,7 @@ def find_models(
         wrong = [k for k in ("static_maps", "z_dyn_dim")
                  if bool(getattr(G.config, k)) != bool(getattr(wanted, k))]
         if wrong:
-            raise InputError(f"{named[row, seed]} is no model of the row {row}: it differs in "
+            raise InputError(f"{named[row, seed]} is not a model of the row {row}: it differs in "
                              f"{', '.join(wrong)}.")
     return models
 

@@ -62,7 +62,7 @@ def load_fit(
     "Read what `save_fit` wrote."
     tensors, state = load_tensors(path)
     if state.get("kind") != "fit":
-        raise InputError(f"{path} is no checkpoint of a regression; choose another path.")
+        raise InputError(f"{path} is not a checkpoint of a regression; choose another path.")
     if about is not None and state["about"] != about:
         raise InputError(f"{path} belongs to another run ({state['about']}); choose another path.")
     model.load_state_dict({name[6:]: t for name, t in tensors.items() if name.startswith("model.")})
@@ -81,7 +81,7 @@ def fit_step(model, optimizer, loss, step, config, recent):
     value.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     if not math.isfinite(value.item() + norm.item()):
-        raise InputError(f"The loss of step {step:,} is no finite number; the last checkpoint stays. Begin "
+        raise InputError(f"The loss of step {step:,} is not a finite number; the last checkpoint stays. Begin "
                          f"anew with a lower learning rate.")
     optimizer.step()
     recent.append(value.item())

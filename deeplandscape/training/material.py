@@ -63,7 +63,7 @@ def with_settings(
         if head not in known:
             raise InputError(f"There is no setting {head!r}; the settings are {', '.join(known)}.")
         if dot and not dataclasses.is_dataclass(now):
-            raise InputError(f"{head} has no parts, so {name} is no setting; write {head}={now}.")
+            raise InputError(f"{head} has no parts, so {name} is not a setting; write {head}={now}.")
         if not dot and dataclasses.is_dataclass(now):
             raise InputError(
                 f"{head} has parts; set one of them, e.g. {head}.{dataclasses.fields(now)[0].name}={value}.")
@@ -71,7 +71,7 @@ def with_settings(
         try: config = dataclasses.replace(config, **{head: new})
         except (TypeError, ValueError) as error:
             if isinstance(error, InputError): raise
-            raise InputError(f"{value} is no value for {head}, which is now {now}.") from None
+            raise InputError(f"{value} is not a value of {head}, which is now {now}.") from None
     return config
 
 # %% ../../nbs/70_material.ipynb #06b36ed8

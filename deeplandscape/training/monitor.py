@@ -162,7 +162,7 @@ class LiveView:
         self.out, self.handle = Path(out), display(course_figure([]), display_id=True)
 
     def update(self) -> None:
-        "Draw the log and the newest picture anew, with the doctor's findings printed as the title."
+        "Draw the log and the newest picture anew, with what the diagnostics find as the title."
         lines, pictures = read_log(self.out / "log.jsonl"), sorted(self.out.glob("samples_*.png"))
         figure = course_figure(lines, Image.open(pictures[-1]).convert("RGB") if pictures else None)
         findings = diagnose(lines)
@@ -220,7 +220,7 @@ class Monitor:
                 | {k: round(v, 5) for k, v in self.real.get(size, {}).items()})
 
     def report(self, G: Generator, seen: int, step: int, now: Stage) -> None:
-        "Write a line and a picture, and say what the doctor finds for the first time."
+        "Write a line and a picture, and say what the diagnostics find for the first time."
         means = {k: round(total / count, 5) for k, (count, total) in self.state().items()}
         line = dict(seen=seen, step=step, resolution=G.config.size(now.level), alpha=round(now.alpha, 4),
                     pairs=round(now.pairs, 4), seconds=round(time.time() - self.since, 1),

@@ -19,7 +19,7 @@ def check_table(
     name: str,     # of the setting, for the message
     table: tuple,  # ((resolution, value), ...), rising
 ) -> None:
-    "Refuse what is no table of resolutions and values."
+    "Refuse what is not a table of resolutions and values."
     number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v < float("inf")
     pair = lambda row: isinstance(row, tuple) and len(row) == 2 and isinstance(row[0], int) and number(row[1])
     if not (isinstance(table, tuple) and table and all(map(pair, table))
@@ -47,7 +47,7 @@ def check_shares(
     shares: tuple,  # a tuple
     count: int,     # how many there are
 ) -> None:
-    "Refuse what are no shares between 0 and 1."
+    "Refuse what are not shares between 0 and 1."
     good = (isinstance(shares, tuple) and len(shares) == count
             and all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in shares))
     if not good:
