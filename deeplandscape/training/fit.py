@@ -81,8 +81,8 @@ def fit_step(model, optimizer, loss, step, config, recent):
     value.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     if not math.isfinite(value.item() + norm.item()):
-        raise InputError(f"The loss of step {step:,} is not a finite number; the last checkpoint stays. Begin "
-                         f"anew with a lower learning rate.")
+        raise InputError(f"The loss of step {step:,} is not a finite number; the last checkpoint stays. "
+                         "Begin anew with a lower learning rate.")
     optimizer.step()
     recent.append(value.item())
 
