@@ -9,7 +9,7 @@ BROWSER := $(VENV)/.browser
 export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONHASHSEED ?= 0
 
-.PHONY: help install reproduce test test-fast explore readme docs sync notebooks smoke browser clean
+.PHONY: help install reproduce test test-fast explore readme docs sync notebooks outputs smoke browser clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -49,6 +49,9 @@ sync: $(READY)  ## are notebooks and library in step, and notebooks clean?
 
 notebooks: $(READY)  ## run the library notebooks
 	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --n_workers 2 --timing
+
+outputs: $(READY)  ## run library notebooks again and compare their text outputs (NOTEBOOKS="nbs/04_statistics.ipynb ...")
+	OMP_NUM_THREADS=1 DEEPLANDSCAPE_PROGRESS=0 $(BIN)/python tests/rerun.py $(NOTEBOOKS)
 
 smoke: $(READY)  ## the whole graph at its smallest size
 	$(MAKE) reproduce PROFILE=smoke

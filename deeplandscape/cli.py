@@ -49,33 +49,40 @@ def main() -> None:
 # %% ../nbs/99_cli.ipynb #d56d4b0c
 @app.command()
 def evaluate(
-    generated: Annotated[Path, typer.Argument(help="folder of generated pictures, of videos, or of folders of frames")],
+    generated: Annotated[Path, typer.Argument(help="folder of generated pictures, of videos, or of "
+                                              "folders of frames")],
     real: Annotated[Path, typer.Argument(help="folder of real ones, of the same kind")],
-    extractor: Annotated[Optional[str], typer.Option(help="embedded; inception (FID, KID); i3d or a TorchScript file (FVD)")] = None,
-    preset: Annotated[str, typer.Option(help="clean, or released: the ways of the authors' program")] = "clean",
-    size: Annotated[Optional[int], number("side in pixels at which both are compared; default 64, or 256 for a published network", 8, 4096)] = None,
+    extractor: Annotated[Optional[str], typer.Option(help="embedded; inception (FID, KID); i3d or a "
+                                                     "TorchScript file (FVD)")] = None,
+    preset: Annotated[str,
+                      typer.Option(help="clean, or released: the ways of the authors' program")] = "clean",
+    size: Annotated[Optional[int], number("side in pixels at which both are compared; default 64, or 256 for "
+                                          "a published network", 8, 4096)] = None,
     limit: Annotated[int, number("items of each folder at most", 2)] = 2000,
     frames: Annotated[int, number("frames of each video", 2, 10**6)] = 16,
     stride: Annotated[int, number("every how many-th frame", 1, 10**6)] = 1,
-    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="JSON file for values, intervals and protocols")] = None,
+    out: Annotated[Optional[Path],
+                   typer.Option("--out", "-o", help="JSON file for values, intervals and protocols")] = None,
     seed: Seed = 0,
     device: Device = "auto",
-):
-    "Compare two folders of pictures or of videos; each number with its interval and, in the JSON file, its protocol."
+) -> None:
+    """Compare two folders of pictures or of videos; each number with its interval and, in the JSON file, its
+    protocol."""
     from deeplandscape.core import pick_device
     from deeplandscape.metrics.protocols import (
         evaluate_pictures, evaluate_videos, folder_entries, preset_of, report_lines, write_measurements)
     if out: check_output(out, (".json",))
     preset_of(preset)
     (kind, ours), (other, theirs) = folder_entries(generated, limit), folder_entries(real, limit)
-    if kind != other: raise InputError(f"{generated} holds {kind} but {real} holds {other}; give two folders of one kind.")
+    if kind != other:
+        raise InputError(f"{generated} holds {kind} but {real} holds {other}; give two folders of one kind.")
     own, standard = ("embedded", "inception") if kind == "pictures" else ("embedded-video", "i3d")
     by = own if extractor in (None, "embedded") else extractor
     if by not in (own, standard) and not (kind == "videos" and by.endswith(".pt")):
         raise InputError(f"{by!r} does not look at {kind}; leave --extractor away, or use {standard}.")
     use_threads()
-    options = dict(by=by, size=size or (64 if by.startswith("embedded") else 256), preset=preset, seed=seed, device=str(pick_device(device)),
-                   say=lambda line: typer.echo(line, err=True))
+    options = dict(by=by, size=size or (64 if by.startswith("embedded") else 256), preset=preset,
+                   seed=seed, device=str(pick_device(device)), say=lambda line: typer.echo(line, err=True))
     if kind == "videos": found = evaluate_videos(ours, theirs, frames=frames, stride=stride, **options)
     else: found = evaluate_pictures(ours, theirs, **options)
     for line in report_lines(found): typer.echo(line)

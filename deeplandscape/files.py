@@ -363,7 +363,8 @@ def load_state(
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path} is not a file of weights ({type(error).__name__}); fetch it again.") from None
+        raise InputError(f"{path} is not a file of weights ({type(error).__name__}); fetch "
+                         "it again.") from None
     if not (isinstance(state, dict) and state and all(torch.is_tensor(v) for v in state.values())):
         raise InputError(f"{path} holds something other than named tensors; fetch it again.")
     return dict(state)

@@ -32,7 +32,7 @@ PARAMETER_KINDS = {"int": int, "float": (int, float), "str": str, "bool": bool, 
                    "None": type(None)}
 
 def is_of_kind(
-    value,                       # from a profile
+    value: object,               # from a profile
     kind: str,                   # as a notebook declares it: int, list[int], str | None ...
 ) -> bool:
     "Whether a value is of the kind that a parameter declares."

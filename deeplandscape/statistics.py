@@ -8,6 +8,7 @@ __all__ = ['BOTH', 'Measurement', 'bootstrap', 'measure', 'centred_interval', 'r
 
 # %% ../nbs/04_statistics.ipynb #b6b1d43f
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -26,7 +27,7 @@ class Measurement:
     def __float__(self):
         return float(self.value)
 
-    def __str__(self):
+    def __str__(self) -> str:
         interval = "" if math.isnan(self.low) else f" [{self.low:.4g}, {self.high:.4g}]"
         return f"{self.protocol.get('metric', 'value')} {self.value:.4g}{interval}"
 
@@ -45,8 +46,8 @@ def in_order(rows):
 
 # %% ../nbs/04_statistics.ipynb #ec3b4206
 def bootstrap(
-    values,                    # (n,) or (n, ...) one row per item
-    statistic=None,            # rows -> number; the mean by default
+    values: np.ndarray,        # (n,) or (n, ...) one row per item
+    statistic: Callable | None = None,  # rows -> number; the mean by default
     resamples: int = 1000,     # how many times the items are drawn again
     level: float = 0.95,       # coverage of the interval
     seed: int = 0,             # of the draws
@@ -65,10 +66,10 @@ def bootstrap(
 
 # %% ../nbs/04_statistics.ipynb #514e58d6
 def measure(
-    values,                 # (n,) one value per item, NaN where it could not be measured
+    values: np.ndarray | Sequence[float],  # (n,) one value per item, NaN where it could not be measured
     metric: str,            # the name the number goes by
     seed: int = 0,          # of the bootstrap
-    **protocol,             # whatever else one must know to obtain the number again
+    **protocol: object,     # whatever else one must know to obtain the number again
 ) -> Measurement:
     "The mean over items with its bootstrap interval and its protocol."
     values = torch.as_tensor(values, dtype=torch.float64).flatten().cpu().numpy()
@@ -81,7 +82,7 @@ def measure(
 
 # %% ../nbs/04_statistics.ipynb #17ecb3e9
 def centred_interval(
-    values,                 # (1 + R,) the number and its replicates
+    values: np.ndarray,     # (1 + R,) the number and its replicates
     level: float = 0.95,    # coverage
 ) -> tuple[float, float, float]:
     "A number and the ends of its interval."
@@ -95,7 +96,7 @@ BOTH = "trainings and scenes"
 
 
 def resampled(
-    runs,                   # (k, 1 + R): replicates of k trainings of a row
+    runs: np.ndarray,       # (k, 1 + R): replicates of k trainings of a row
     over: str = BOTH,       # "scenes", or "trainings and scenes"
     rows: int = 1,          # 2 where it becomes a part of a difference of two rows
     stream: int = 0,        # rows that are compared draw their trainings apart
@@ -112,7 +113,8 @@ def resampled(
 
 # %% ../nbs/04_statistics.ipynb #0e41d323
 def paired_interval(
-    differences,            # (n,) of two systems on the same items; NaN where one was not measured
+    # (n,) of two systems on the same items; NaN where one was not measured
+    differences: np.ndarray | Sequence[float],
     level: float = 0.95,    # coverage
 ) -> tuple[float, float, float]:
     "The mean difference and the ends of its interval by Student's t; endless for fewer than two."
@@ -124,9 +126,9 @@ def paired_interval(
 
 # %% ../nbs/04_statistics.ipynb #41edbb2e
 def rank_correlation(
-    x,             # (n,)
-    y,             # (n,), or (n, B): one column for each item
-):                 # -1 .. 1, a number or an array (B,); NaN where one of the two does not vary
+    x: np.ndarray | Sequence[float],  # (n,)
+    y: np.ndarray,  # (n,), or (n, B): one column for each item
+) -> float | np.ndarray:  # -1 .. 1, a number or an array (B,); NaN where one of the two does not vary
     "Spearman's rank correlation of x with y, or with each column of y."
     x, y = (torch.as_tensor(v).double().cpu().numpy() for v in (x, y))
     a, b = (rankdata(v, axis=0) - (len(v) + 1) / 2 for v in (x, y))

@@ -15,7 +15,8 @@ def small_clip(system, item, frames, side=48):
     x, y = np.meshgrid(np.arange(side), np.arange(side))
     ground = np.stack([120 + 100 * np.sin(x / 9 + a) * np.cos(y / 7 + a) for a in rng.uniform(0, 6, 3)])
     speed = 0.2 + 0.3 * SYSTEMS.index(system)
-    clip = np.stack([np.where(np.abs((x - speed * t) % side - side / 2) < 4, 250, ground) for t in range(frames)])
+    clip = np.stack([np.where(np.abs((x - speed * t) % side - side / 2) < 4, 250, ground)
+                     for t in range(frames)])
     return torch.from_numpy(np.clip(clip, 0, 255).astype(np.uint8))
 
 
@@ -28,9 +29,11 @@ def write_material(folder, items=4, frames=100):
         for system in SYSTEMS:
             clip = small_clip(system, i, frames)
             if system == "Real": save_image(clip[0], photo)
-            for shown, mixed in [(clip, False)] + ([(scrambled_clip(clip, i), True)] if system == "Real" else []):
+            for shown, mixed in [(clip, False)] + ([(scrambled_clip(clip, i), True)]
+                                                   if system == "Real" else []):
                 entry = write_clip(shown, folder)
-                clips += [dict(system=system, item=name, setting="", frames=n, scrambled=mixed, **entry) for n in (100, 200)]
+                clips += [dict(system=system, item=name, setting="", frames=n, scrambled=mixed, **entry)
+                          for n in (100, 200)]
         listed[name] = dict(file=f"clips/photo{i}.png", sha256="")
     return dict(clips=clips, items=listed)
 
@@ -44,4 +47,5 @@ def small_study(folder, parts=("short",), items=4, frames=100, **rules):
 
 
 def a_vote(plan, assessor, question, answer="left", **changed):
-    return dict(plan=plan["hash"], assessor=assessor, question=question, answer=answer, seconds=5.0, waited=1.2, plays=1, stalls=0, by="keyboard", width=1400, machine=False) | changed
+    return dict(plan=plan["hash"], assessor=assessor, question=question, answer=answer, seconds=5.0,
+                waited=1.2, plays=1, stalls=0, by="keyboard", width=1400, machine=False) | changed

@@ -1,4 +1,5 @@
-"""A photograph in, a video out, with a tiny untrained model: sizes, regions, what must not move, and mistakes."""
+"""A photograph in, a video out, with a tiny untrained model: sizes, regions, what must not move, and
+mistakes."""
 import numpy as np
 import pytest
 import torch
@@ -50,16 +51,20 @@ def models(sky=0.4, water=0.7):
 
 def picture(height=60, width=90):
     g = torch.Generator().manual_seed(3)
-    x = torch.nn.functional.interpolate(torch.randn(1, 3, 6, 8, generator=g), size=(height, width), mode="bicubic")[0]
+    x = torch.nn.functional.interpolate(torch.randn(1, 3, 6, 8,
+                                                    generator=g), size=(height, width), mode="bicubic")[0]
     return (x / x.abs().amax()).clamp(-1, 1)
 
 
 def quick(photo, **changes):
-    options = dict(direction="3h", seconds=0.2, fps=20, speed=4, iterations=3, size=64, models=models()) | changes
+    options = dict(direction="3h", seconds=0.2, fps=20, speed=4,
+                   iterations=3, size=64, models=models()) | changes
     return animate(photo, **options)
 
 
-@pytest.mark.parametrize("height, width, expected", [(60, 90, (42, 64)), (90, 60, (64, 42)), (61, 47, (60, 48)), (200, 40, (64, 16)), (33, 330, (16, 64))])
+@pytest.mark.parametrize("height, width, expected",
+                         [(60, 90, (42, 64)), (90, 60, (64, 42)), (61, 47, (60, 48)),
+                          (200, 40, (64, 16)), (33, 330, (16, 64))])
 def test_aspect_and_even_sides(height, width, expected):
     video = quick(picture(height, width))
     assert video.frames.shape == (4, 3, *expected) and video.frames.dtype == torch.uint8
@@ -73,16 +78,19 @@ def test_first_frame_is_the_photo_and_land_stands_still():
     change = (video.frames[-1].float() - video.frames[0].float()).abs().mean(0)
     land, moving = video.masks[0] > 0.99, video.masks[0] < 0.01
     assert change[moving].mean() > 2 and change[land].mean() < 0.5 * change[moving].mean()
-    assert video.report["SSIM photo and first frame"] > 0.99 and video.report["SSIM static, first and last"] > 0.9
+    assert video.report["SSIM photo and first frame"] > 0.99
+    assert video.report["SSIM static, first and last"] > 0.9
 
 
 def test_content_moves_where_it_is_told():
     "Sky texture is carried to the right by 3h and to the left by 9h."
     g = torch.Generator().manual_seed(1)
-    photo = torch.nn.functional.interpolate(torch.randn(1, 3, 32, 48, generator=g), size=(64, 96), mode="bicubic")[0].clamp(-2, 2) / 8
+    photo = torch.nn.functional.interpolate(torch.randn(1, 3, 32, 48, generator=g),
+                                            size=(64, 96), mode="bicubic")[0].clamp(-2, 2) / 8
     m, offsets = models(sky=1.1, water=2), {}
     for hour in ("3h", "9h"):
-        frames = animate(photo, hour, seconds=0.5, fps=10, speed=2, iterations=1, size=96, models=m).frames.float().mean(1)
+        frames = animate(photo, hour, seconds=0.5, fps=10, speed=2, iterations=1,
+                         size=96, models=m).frames.float().mean(1)
         a, b = (f[:16] - f[:16].mean() for f in (frames[0], frames[-1]))
         match = {k: (a[:, 16:-16] * b[:, 16 + k:80 + k]).mean() for k in range(-12, 13)}
         offsets[hour] = max(match, key=match.get)
@@ -100,7 +108,8 @@ def test_mp4_and_gif(tmp_path):
 def test_same_seed_same_bits_and_seed_chooses_the_direction():
     a, b = (quick(picture(), direction=None, seed=4) for _ in range(2))
     assert torch.equal(a.frames, b.frames) and a.report["direction, speed"] == b.report["direction, speed"]
-    assert len({quick(picture(), direction=None, seed=s, iterations=1).report["direction, speed"] for s in range(5)}) > 1
+    assert len({quick(picture(), direction=None, seed=s, iterations=1).report["direction, speed"]
+                for s in range(5)}) > 1
 
 
 def test_all_sky_all_water_and_neither():
@@ -116,12 +125,12 @@ def test_all_sky_all_water_and_neither():
 def test_light_alone_changes_brightness_and_nothing_else():
     photo = picture(64, 64)
     video = quick(photo, models=models(-1, 2), seconds=0.5, light="deep night")
-    assert (video.frames[0].float() / 127.5 - 1 - photo).abs().max() < 0.02                    # begins with the photo
+    assert (video.frames[0].float() / 127.5 - 1 - photo).abs().max() < 0.02  # begins with the photo
     ratio = (video.frames[-1].float() + 1) / (video.frames[0].float() + 1)
     assert (ratio - 1).abs().mean() > 1e-3                                                     # other light
     rough = ratio[:, 1:-1, 1:-1] - torch.nn.functional.avg_pool2d(ratio[None], 3, 1)[0]
     bright = video.frames[0, :, 1:-1, 1:-1] > 100
-    assert rough[bright].abs().mean() < 0.3 * (ratio - 1).abs().mean() + 0.01                  # smooth over the picture
+    assert rough[bright].abs().mean() < 0.3 * (ratio - 1).abs().mean() + 0.01  # smooth over the picture
     dark = quick(photo, models=models(-1, 2), light="none")
     assert torch.equal(dark.frames[0], dark.frames[-1])
 
@@ -130,36 +139,43 @@ def test_light_leaves_the_photo_gently_and_in_a_loop_comes_back():
     for light in "deep night", "light_sunset,deep_night", "tour", "random":
         for loop in False, True:
             video = quick(picture(64, 64), models=models(-1, 2), seconds=2, light=light, loop=loop)
-            steps = torch.cat([video.frames, video.frames[:1]]).float().diff(dim=0).square().mean((1, 2, 3)).sqrt()
-            assert steps[0] < 0.5 * steps[:-1].max() and (steps[-1] < 0.5 * steps[:-1].max()) == loop   # no jump
-            assert video.report["light"] == f"{light}, 1" and ("last to first, of the median step" in video.report) == loop
+            steps = torch.cat([video.frames,
+                               video.frames[:1]]).float().diff(dim=0).square().mean((1, 2, 3)).sqrt()
+            # no jump
+            assert steps[0] < 0.5 * steps[:-1].max() and (steps[-1] < 0.5 * steps[:-1].max()) == loop
+            assert video.report["light"] == f"{light}, 1"
+            assert ("last to first, of the median step" in video.report) == loop
             far = (video.frames.float() - video.frames[:1].float()).abs().mean((1, 2, 3))
             assert far[len(far) // 2] > 0.5 and (far[-1] < 0.4 * far.max()) == loop
 
 
 def test_half_the_amount_is_less_light():
     far = [float((v.frames[-1].float() - v.frames[0].float()).abs().mean())
-           for v in (quick(picture(64, 64), models=models(-1, 2), light="deep night", amount=a) for a in (0.0, 0.3, 1.0))]
+           for v in (quick(picture(64, 64), models=models(-1, 2), light="deep night", amount=a)
+                     for a in (0.0, 0.3, 1.0))]
     assert far[0] == 0 < far[1] < far[2]
 
 
 def test_light_of_another_generator_is_refused():
     others = models(-1, 2) | {"A": Approximator(LightingConfig(w_dim=20, depth=1))}
-    with pytest.raises(InputError, match="20 and 3 against 16 and 3"): quick(picture(), models=others, light="tour")
-    video = quick(picture(), models=others)                                                    # nothing can move, no light by default
-    assert "note" in video.report and "20 and 3" in video.report["light"] and torch.equal(video.frames[0], video.frames[-1])
+    with pytest.raises(InputError, match="20 and 3 against 16 and 3"):
+        quick(picture(), models=others, light="tour")
+    video = quick(picture(), models=others)  # nothing can move, no light by default
+    assert "note" in video.report and "20 and 3" in video.report["light"]
+    assert torch.equal(video.frames[0], video.frames[-1])
 
 
 def test_small_and_doubtful_pieces_stand_still():
     p = bands(0.4, 2)(torch.zeros(1, 3, 100, 100))
-    p[:, :, 80:83, 50:53] = torch.tensor([0.0, 0, 1]).view(1, 3, 1, 1)                         # a speck of water
+    p[:, :, 80:83, 50:53] = torch.tensor([0.0, 0, 1]).view(1, 3, 1, 1)  # a speck of water
     p[:, :, 60:75, 10:40] = torch.tensor([0.35, 0, 0.65]).view(1, 3, 1, 1)                     # perhaps water
     q = without_islands(p)
     assert q[:, 0, 45:].min() > 0.99 and torch.equal(q[:, :, :38], p[:, :, :38])
 
 
 def test_doubtful_masks_are_said_in_the_report_unless_a_mask_is_given():
-    unsure = lambda images: torch.tensor([0.3, 0.36, 0.34]).view(1, 3, 1, 1).expand(len(images), 3, *images.shape[-2:])
+    shares = torch.tensor([0.3, 0.36, 0.34]).view(1, 3, 1, 1)
+    unsure = lambda images: shares.expand(len(images), 3, *images.shape[-2:])
     found = quick(picture(), models=models() | {"segment": unsure})
     assert "check with --mask-out" in found.report["doubts"]
     told = quick(picture(), models=models() | {"segment": unsure}, mask=bands(0.4, 0.7)(picture()[None])[0])
@@ -167,7 +183,8 @@ def test_doubtful_masks_are_said_in_the_report_unless_a_mask_is_given():
 
 def test_things_before_the_sky_are_found_and_clouds_are_not():
     g = torch.Generator().manual_seed(2)
-    clouds = torch.nn.functional.interpolate(torch.randn(1, 1, 8, 10, generator=g), size=(128, 160), mode="bicubic").mul(0.2).expand(1, 3, -1, -1)
+    clouds = torch.nn.functional.interpolate(torch.randn(1, 1, 8, 10, generator=g),
+                                             size=(128, 160), mode="bicubic").mul(0.2).expand(1, 3, -1, -1)
     sky = torch.ones(1, 1, 128, 160)
     assert objects_in(clouds, sky).mean() == 0
     bird = clouds.clone()
@@ -190,7 +207,8 @@ def test_mask_by_hand(tmp_path):
 def test_loop_closes_and_without_it_does_not(hour):
     "From the last frame to the first it is no farther than between neighbours; without --loop it is."
     seam = "last to first, of the median step"
-    closed, open_ = (quick(picture(), direction=hour, seconds=2, loop=loop, models=models(0.6, 0.8)) for loop in (True, False))
+    closed, open_ = (quick(picture(), direction=hour, seconds=2, loop=loop, models=models(0.6, 0.8))
+                     for loop in (True, False))
     assert closed.report[seam] < 1.5 and seam not in open_.report
     assert smoothness(open_.frames, loop=True)[seam] > 2 * closed.report[seam]
 
@@ -231,7 +249,8 @@ def test_frames_are_made_one_at_a_time(tmp_path, monkeypatch):
 
 def test_a_long_video_is_not_held_and_not_refused():
     "Ten minutes at a large size are begun in no time; all frames at once are refused in a sentence."
-    photo = torch.nn.functional.interpolate(picture(60, 90)[None], size=(700, 1050), mode="bicubic")[0].clamp(-1, 1)
+    photo = torch.nn.functional.interpolate(picture(60, 90)[None],
+                                            size=(700, 1050), mode="bicubic")[0].clamp(-1, 1)
     video = quick(photo, size=1050, seconds=600, fps=30, iterations=1)
     assert len(video.film) == 18000 and video.film[17999].shape == (3, 700, 1050)
     with pytest.raises(InputError, match="40 GB; save the video"): video.frames
@@ -239,12 +258,14 @@ def test_a_long_video_is_not_held_and_not_refused():
 
 def test_the_default_size_is_the_photographs_own_within_full_hd():
     assert quick(picture(60, 90), size=None).frames.shape[-2:] == (60, 90)
-    large = torch.nn.functional.interpolate(picture(60, 90)[None], size=(1300, 1950), mode="bicubic")[0].clamp(-1, 1)
+    large = torch.nn.functional.interpolate(picture(60, 90)[None],
+                                            size=(1300, 1950), mode="bicubic")[0].clamp(-1, 1)
     assert quick(large, size=None, iterations=1).film.shape == (4, 3, 1080, 1620)
 
 
 def test_finished_frames_are_sharper_than_enlarged_ones():
-    video = quick(picture(240, 360) + 0.1 * torch.randn(3, 240, 360, generator=torch.Generator().manual_seed(0)), size=360, seconds=0.5)
+    video = quick(picture(240, 360) + 0.1 * torch.randn(
+                      3, 240, 360, generator=torch.Generator().manual_seed(0)), size=360, seconds=0.5)
     finished, enlarged = size_quality(video)
     assert 0.8 < finished["sharpness, static"] < 1.2 and enlarged["sharpness, static"] < 0.5
     assert finished["sharpness, moving"] > 2 * enlarged["sharpness, moving"]
@@ -254,18 +275,25 @@ def test_finished_frames_are_sharper_than_enlarged_ones():
 def test_light_and_loop_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPLANDSCAPE_WEIGHTS", str(write_weights(tmp_path)))
     save_image(picture(), tmp_path / "photo.png")
-    options = ["--light", "Light_Sunset,deep night", "--light-amount", "0.8", "--loop", "--iterations", "2", "--seconds", "0.4", "--size", "64", "--direction", "3h"]
+    options = ["--light", "Light_Sunset,deep night", "--light-amount",
+               "0.8", "--loop", "--iterations", "2", "--seconds", "0.4", "--size", "64", "--direction", "3h"]
     threads = torch.get_num_threads()
-    try: done = CliRunner().invoke(app, ["animate", str(tmp_path / "photo.png"), "-o", str(tmp_path / "x.mp4"), *options])
+    try:
+        done = CliRunner().invoke(app, ["animate", str(tmp_path / "photo.png"),
+                                        "-o", str(tmp_path / "x.mp4"), *options])
     finally: torch.set_num_threads(threads), torch.set_flush_denormal(False)
     assert done.exit_code == 0, done.output
     assert "Light_Sunset,deep night, 0.8" in done.output and "last to first" in done.output
     assert len(read_video(tmp_path / "x.mp4")[0]) == 12
 
 
-@pytest.mark.parametrize("changes, words", [
-    (dict(direction="sideways"), list(CLOCK)), (dict(variant="EOFIS"), ["EOIFS"]), (dict(seconds=0), ["possible"]), (dict(fps=-3), ["possible"]),
-    (dict(speed=float("nan")), ["speed"]), (dict(light="sunny"), ["sunny", "deep night", "tour"]), (dict(light="tour", amount=2), ["between 0 and 1"]), (dict(size=8), ["32"]), (dict(mask=torch.zeros(30, 30)), ["mask"])])
+@pytest.mark.parametrize("changes, words",
+                         [(dict(direction="sideways"), list(CLOCK)),
+                          (dict(variant="EOFIS"), ["EOIFS"]), (dict(seconds=0), ["possible"]),
+                          (dict(fps=-3), ["possible"]), (dict(speed=float("nan")), ["speed"]),
+                          (dict(light="sunny"), ["sunny", "deep night", "tour"]),
+                          (dict(light="tour", amount=2), ["between 0 and 1"]), (dict(size=8), ["32"]),
+                          (dict(mask=torch.zeros(30, 30)), ["mask"])])
 def test_mistakes_are_named(changes, words):
     with pytest.raises(InputError) as error: quick(picture(), **changes)
     assert all(word in str(error.value) for word in words)

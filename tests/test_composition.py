@@ -1,4 +1,5 @@
-"""Properties of moved photographs: nothing jumps, drags, stains or stays, in any direction; and measures that cannot be fooled."""
+"""Properties of moved photographs: nothing jumps, drags, stains or stays, in any direction; and measures that
+cannot be fooled."""
 import math
 
 import pytest
@@ -51,7 +52,8 @@ def test_begins_with_the_photo_without_a_jump_and_leaves_the_land(hour):
 def test_every_direction_is_what_the_clock_says(hour):
     photo, masks = scene()
     compose = Composer(photo, masks, H := wind(hour, masks, 0.6))
-    found = measure_moving(torch.cat([compose(t) for t in torch.arange(0, 120, 2.0)]), compose.masks, H, fps=15)
+    found = measure_moving(torch.cat([compose(t) for t in torch.arange(0, 120, 2.0)]),
+                           compose.masks, H, fps=15)
     assert found["moved"] > 0.9 and abs(found["stayed"]) < 0.1
     assert abs(found["turned, degrees"]) < 15 and 0.8 < found["speed, of what was asked"] < 1.2
     assert found["sharpness at least"] > 0.85 and doubts(found) == []
@@ -73,7 +75,8 @@ def test_a_plain_sky_stays_plain(hour):
 
 
 def test_a_soft_mask_leaves_no_haze_along_the_ridge():
-    "With clouds above: what changes at the ridge is sky, in no wider a band than the exact mask would change."
+    """With clouds above: what changes at the ridge is sky, in no wider a band than the exact mask would
+    change."""
     photo, masks = scene()
     soft = resize(resize(masks, (24, 36)), SIZE)
     assert (mattes(photo, soft) - masks).abs().mean() < 0.6 * (soft - masks).abs().mean()
@@ -83,26 +86,31 @@ def test_a_soft_mask_leaves_no_haze_along_the_ridge():
 
 
 def test_what_comes_in_is_like_what_was_there():
-    photo, masks = torch.clamp(clouds(), -1, 1), torch.tensor([0.0, 1, 0]).view(1, 3, 1, 1).expand(1, 3, *SIZE)
+    photo, masks = torch.clamp(clouds(), -1,
+                               1), torch.tensor([0.0, 1, 0]).view(1, 3, 1, 1).expand(1, 3, *SIZE)
     for hour in "3h", "6h", "12h", "10h":
         last = Composer(photo, masks, wind(hour, masks, 1.0, speed=2))(120.0)
         for part in last[..., :24], last[..., -24:], last[:, :, :16], last[:, :, -16:]:
             assert 0.5 < part.std() / photo.std() < 1.6
         strip = last if hour == "3h" else last.transpose(-1, -2)
-        alike = [float(F.cosine_similarity(strip[..., c - 18:c].flip(-1).flatten(), strip[..., c:c + 18].flatten(), 0)) for c in range(18, strip.shape[-1] - 18)]
-        assert max(alike) < 0.9                                                           # nothing is its own mirror image
+        alike = [float(F.cosine_similarity(strip[..., c - 18:c].flip(-1).flatten(), strip[..., c:c + 18]
+                                           .flatten(), 0)) for c in range(18, strip.shape[-1] - 18)]
+        assert max(alike) < 0.9  # nothing is its own mirror image
 
 
 def test_extension_continues_a_surface_and_a_texture():
     plane = torch.linspace(-0.5, 0.5, 144).view(1, 1, 1, 144).expand(1, 3, *SIZE)
     known = ridge()[:, 1:2]
-    assert (fill(plane, known) - plane).abs().max() < 0.35 and torch.equal(fill(plane, known) * known, plane * known)
+    assert (fill(plane, known) - plane).abs().max() < 0.35
+    assert torch.equal(fill(plane, known) * known, plane * known)
     longer = extend(clouds(), known)
     below = (1 - known).bool().expand(-1, 3, -1, -1)
     assert 0.4 < longer[below].std() / clouds().std() < 1.5
-    assert torch.equal(extend(plane, torch.zeros_like(known)).isfinite(), torch.ones(1, 3, *SIZE).bool())        # nothing known at all
+    # nothing known at all
+    assert torch.equal(extend(plane, torch.zeros_like(known)).isfinite(), torch.ones(1, 3, *SIZE).bool())
     assert canvas(longer, known).isfinite().all()
-    for narrow in (slice(None), slice(0, 5)), (slice(3, 9), slice(None)), (slice(40, 44), slice(60, 66)):               # a slit, a strip, a speck
+    # a slit, a strip, a speck
+    for narrow in (slice(None), slice(0, 5)), (slice(3, 9), slice(None)), (slice(40, 44), slice(60, 66)):
         seen = torch.zeros_like(known)
         seen[(..., *narrow)] = 1
         assert canvas(longer, seen).isfinite().all() and extend(longer, seen).isfinite().all()
@@ -123,9 +131,10 @@ def test_a_loop_closes_and_mixes_little_at_once():
     steps = torch.stack([(loop(t + 1.0) - loop(float(t))).square().mean().sqrt() for t in range(0, 120, 4)])
     assert torch.equal(loop(120.0), photo) and steps.max() < 3 * steps.median()
     field = patches(SIZE)
-    mixed = [float(((w := shown_times(float(t), 600.0, field)[0][1]) > 0.1).logical_and(w < 0.9).float().mean()) if torch.is_tensor(shown_times(float(t), 600.0, field)[0][1]) else 0
-             for t in range(0, 600, 5)]
-    assert max(mixed) < 0.25                                                              # a long video: a quarter at most is double at any time
+    mixed = [
+        float(((w := shown_times(float(t), 600.0, field)[0][1]) > 0.1).logical_and(w < 0.9).float().mean())
+        if torch.is_tensor(shown_times(float(t), 600.0, field)[0][1]) else 0 for t in range(0, 600, 5)]
+    assert max(mixed) < 0.25  # a long video: a quarter at most is double at any time
 
 
 def test_long_videos_stay_near_the_photo():
@@ -137,7 +146,8 @@ def test_long_videos_stay_near_the_photo():
         for t in 500.0, 2000.0, 5900.0:
             x = compose(t)
             assert (((x - photo) * sky).sum((2, 3)) / sky.sum()).abs().max() < 0.15
-            assert 0.6 < ((x * sky)[sky.expand_as(x) > 0].std() / (photo * sky)[sky.expand_as(x) > 0].std()) < 1.5
+            assert (0.6 < ((x * sky)[sky.expand_as(x) > 0].std() / (photo * sky)[sky.expand_as(x) > 0].std())
+                    < 1.5)
 
 
 def test_a_lazy_model_adds_nothing_that_stays():
@@ -156,13 +166,15 @@ def test_two_controls_are_measured_as_what_they_are():
         assert found["moved"] > 0.85 and abs(found["stayed"]) < 0.1, name
     veil = 0.5 * control(photo, masks[:, :1], H, times) + 0.5 * photo
     found = measure_moving(veil, masks, H, fps=7.5)
-    assert abs(found["moved"] - 0.5) < 0.08 and abs(found["stayed"] - 0.5) < 0.08 and "stays in place" in doubts(found)[0]
+    assert abs(found["moved"] - 0.5) < 0.08 and abs(found["stayed"] - 0.5) < 0.08
+    assert "stays in place" in doubts(found)[0]
 
 
 def test_shares_do_not_depend_on_light_and_see_noise_as_neither():
     photo, masks = scene()
     H, region = wind("9h", masks, 0.6), erode(masks[:, 1:2], 2)
-    moved = F.grid_sample(photo, H.grid(SIZE, torch.tensor([90.0], dtype=torch.float64)).float(), "bicubic", "reflection", align_corners=True)
+    moved = F.grid_sample(photo, H.grid(SIZE, torch.tensor([90.0], dtype=torch.float64)).float(),
+                          "bicubic", "reflection", align_corners=True)
     for a, b, c in ((1, 0, 0.3), (0, 1, -0.2), (0.7, 0.3, 0.0), (0.2, 0.8, 0.1)):
         found = moved_and_stayed(a * moved + b * photo + c, photo, region, H, 90.0)
         assert abs(found[0] - a) < 0.02 and abs(found[1] - b) < 0.02
@@ -177,4 +189,5 @@ def test_no_wind_and_no_sky():
     assert (Composer(photo, masks, wind("3h", masks, 0.6, speed=0.0))(100.0) - photo).abs().max() < 1e-4
     land = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, *SIZE)
     still = Composer(photo, land, Homography())
-    assert torch.equal(still(100.0), photo) and measure_moving(photo.expand(5, -1, -1, -1), land, Homography()) == {}
+    assert torch.equal(still(100.0), photo)
+    assert measure_moving(photo.expand(5, -1, -1, -1), land, Homography()) == {}

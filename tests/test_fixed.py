@@ -1,4 +1,5 @@
-"Networks with fixed weights are the same functions as the networks they were made of, gradients included, and the inversion through them the same inversion."
+"""Networks with fixed weights are the same functions as the networks they were made of, gradients included,
+and the inversion through them the same inversion."""
 from dataclasses import replace
 
 import pytest
@@ -27,7 +28,8 @@ def generator(config):
     return G
 
 
-@pytest.mark.parametrize("changes", [{}, dict(dynamic_gate=True), dict(static_maps=False), dict(static_maps=False, dynamic_gate=True), dict(resolution=8)], ids=str)
+@pytest.mark.parametrize("changes", [{}, dict(dynamic_gate=True), dict(static_maps=False),
+                                     dict(static_maps=False, dynamic_gate=True), dict(resolution=8)], ids=str)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_generator(changes, batch):
     config = replace(CONFIG, **changes)
@@ -40,7 +42,8 @@ def test_generator(changes, batch):
         g = torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
         found.append([image, *torch.autograd.grad(image, inputs, g)])
     assert isinstance(fixed_generator(G), FixedGenerator)
-    for ours, plain in zip(*found): assert_close(ours, plain, rtol=1e-3, atol=1e-4 * float(plain.detach().abs().max()))
+    for ours, plain in zip(*found):
+        assert_close(ours, plain, rtol=1e-3, atol=1e-4 * float(plain.detach().abs().max()))
 
 
 @pytest.mark.parametrize("size", [8, 24, 64])
@@ -50,7 +53,8 @@ def test_perception(size):
     net = Perception().eval().requires_grad_(False)
     net.scale.uniform_(0.5, 2)
     plain = PerceptualLoss(net.features, "random")
-    fixed, x, y = fixed_perception(plain), torch.rand(2, 3, size, size).requires_grad_(), torch.rand(2, 3, size, size)
+    fixed, x, y = (fixed_perception(plain), torch.rand(2, 3, size, size).requires_grad_(),
+                   torch.rand(2, 3, size, size))
     assert isinstance(fixed, FixedPerception) and net.config.normalised
     a, b = fixed.compare(x, fixed.features(y)), plain.distance(plain.features(x), plain.features(y))
     assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -61,22 +65,26 @@ def test_perception(size):
 
 @pytest.mark.parametrize("variant", ["EOI", "EOIFS"])
 def test_the_inversion_is_the_same(variant, monkeypatch):
-    "A few steps by both ways; Adam turns rounding into steps where a gradient is next to nothing, so most numbers are compared, not all."
+    """A few steps by both ways; Adam turns rounding into steps where a gradient is next to nothing, so most
+    numbers are compared, not all."""
     config = replace(CONFIG, dynamic_gate=True)
     G, E = generator(config), Encoder(EncoderConfig("small", 4, 24, hidden=16)).eval()
     photo, mask = torch.rand(2, 3, 32, 32) * 2 - 1, torch.zeros(2, 1, 32, 32)
     mask[..., 16:, :] = 1
-    run = lambda: invert(G, photo, variant, E, mask, perceptual_loss("embedded"), Settings(iterations=6, tune_iterations=4, S_lr=0.25))
+    run = lambda: invert(G, photo, variant, E, mask, perceptual_loss("embedded"),
+                         Settings(iterations=6, tune_iterations=4, S_lr=0.25))
     ours = run()
     monkeypatch.setattr(inversion, "fixed_generator", lambda net: net)
     monkeypatch.setattr(inversion, "fixed_perception", lambda loss: loss)
     plain = run()
     assert_close(torch.stack([h["loss"] for h in ours.history if h["phase"] == "latents"]),
-                 torch.stack([h["loss"] for h in plain.history if h["phase"] == "latents"]), rtol=1e-2, atol=1e-4)
+                 torch.stack([h["loss"] for h in plain.history if h["phase"] == "latents"]),
+                 rtol=1e-2, atol=1e-4)
     for a, b in zip((ours.W, *ours.S_st, *ours.S_dyn), (plain.W, *plain.S_st, *plain.S_dyn)):
         assert ((a - b).abs() < 1e-2).float().mean() > 0.95
-    again = invert(G, photo, variant, E, mask, perceptual_loss("embedded"), Settings(iterations=6, tune_iterations=4, S_lr=0.25))
-    assert torch.equal(again.W, plain.W)                                  # to the bit, when the way is the same
+    again = invert(G, photo, variant, E, mask, perceptual_loss("embedded"),
+                   Settings(iterations=6, tune_iterations=4, S_lr=0.25))
+    assert torch.equal(again.W, plain.W)  # to the bit, when the way is the same
 
 
 def test_fused_fine_tuning_is_the_plain_one():
@@ -100,8 +108,8 @@ def test_small_networks_get_one_thread_and_a_choice_stands(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before, seen = torch.get_num_threads(), []
     G, photo = generator(CONFIG), torch.rand(1, 3, 32, 32)
-    run = lambda: invert(G, photo, "MO", perceptual=perceptual_loss("embedded"), settings=Settings(iterations=1),
-                         callback=lambda **_: seen.append(torch.get_num_threads()))
+    run = lambda: invert(G, photo, "MO", perceptual=perceptual_loss("embedded"), settings=Settings(
+                             iterations=1), callback=lambda **_: seen.append(torch.get_num_threads()))
     try:
         use_threads(); torch.set_num_threads(2); run()
         assert seen == [1] and torch.get_num_threads() == 2
@@ -115,8 +123,10 @@ def test_small_networks_get_one_thread_and_a_choice_stands(monkeypatch):
 
 def test_a_preview_is_small_short_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPLANDSCAPE_WEIGHTS", str(write_weights(tmp_path)))
-    sky = lambda x: torch.stack([(torch.arange(x.shape[2]) >= x.shape[2] // 2).float(), (torch.arange(x.shape[2]) < x.shape[2] // 2).float(),
-                                 torch.zeros(x.shape[2])])[None, :, :, None].expand(len(x), -1, -1, x.shape[3])
-    video = animate(torch.rand(3, 300, 400), "3h", seconds=0.2, fps=20, models={"segment": sky}, light="none", preview=True)
+    sky = lambda x: torch.stack([(torch.arange(x.shape[2]) >= x.shape[2] // 2).float(),
+                                 (torch.arange(x.shape[2]) < x.shape[2] // 2).float(), torch.zeros(
+                                     x.shape[2])])[None, :, :, None].expand(len(x), -1, -1, x.shape[3])
+    video = animate(torch.rand(3, 300, 400), "3h", seconds=0.2, fps=20,
+                    models={"segment": sky}, light="none", preview=True)
     assert video.film.shape[1:] == (3, 192, 256) and "first look" in video.report["preview"]
     assert len(video.inversion.history) == PREVIEW.iterations + PREVIEW.tune_iterations

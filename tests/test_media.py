@@ -1,4 +1,5 @@
-"""Colours of pictures and videos against formulas of their own; every kind of file; what is missing is named."""
+"""Colours of pictures and videos against formulas of their own; every kind of file; what is missing is
+named."""
 import gc
 import os
 import stat
@@ -18,7 +19,8 @@ from deeplandscape.core import InputError
 from deeplandscape.data import sources
 from deeplandscape.encoding import CODECS, VIDEO_SUFFIXES, check_encoder, ffmpeg_exe, ffmpeg_has
 
-COLOURS = np.array([[255, 255, 255], [0, 0, 0], [128, 128, 128], [200, 60, 40], [60, 140, 70], [50, 90, 190], [225, 190, 70], [90, 60, 30]])
+COLOURS = np.array([[255, 255, 255], [0, 0, 0], [128, 128, 128],
+                    [200, 60, 40], [60, 140, 70], [50, 90, 190], [225, 190, 70], [90, 60, 30]])
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -55,7 +57,8 @@ def profile(space: bytes, tags: dict, pcs=b"XYZ ", kind=b"mntr"):
         table += name + struct.pack(">II", at + len(body), len(data))
         body += data
     head = bytearray(128)
-    head[4:8], head[8:12], head[12:16], head[16:20], head[20:24] = bytes(4), bytes([2, 0x40, 0, 0]), kind, space, pcs
+    head[4:8], head[8:12], head[12:16], head[16:20], head[20:24] = (bytes(4),
+                                                                    bytes([2, 0x40, 0, 0]), kind, space, pcs)
     head[36:40], head[68:80] = b"acsp", fixed(*D50)
     whole = bytes(head) + struct.pack(">I", len(tags)) + table + body
     return struct.pack(">I", len(whole)) + whole[4:]
@@ -66,7 +69,8 @@ def gamma(value): return b"curv" + bytes(4) + struct.pack(">IH", 1, round(value 
 
 def rgb_profile(matrix, curve):
     columns = (TO_D50 @ matrix).T
-    return profile(b"RGB ", {name + b"XYZ": b"XYZ " + bytes(4) + fixed(*c) for name, c in zip((b"r", b"g", b"b"), columns)}
+    return profile(b"RGB ", {name + b"XYZ": b"XYZ " + bytes(4) + fixed(*c)
+                             for name, c in zip((b"r", b"g", b"b"), columns)}
                    | {name + b"TRC": curve for name in (b"r", b"g", b"b")})
 
 
@@ -82,13 +86,15 @@ def tiles(colours): return np.asarray(colours, np.uint8).repeat(16, 0)[None].rep
 def middle(picture): return np.asarray(picture)[16, 8::16].astype(int)
 
 
-@pytest.mark.parametrize("suffix, options", [(".png", {}), (".tif", {}), (".jpg", dict(quality=100, subsampling=0)),
-                                             (".webp", dict(lossless=True))])
+@pytest.mark.parametrize("suffix, options",
+                         [(".png", {}), (".tif", {}), (".jpg", dict(quality=100, subsampling=0)),
+                          (".webp", dict(lossless=True))])
 @pytest.mark.parametrize("space", WIDE)
 def test_profiles_become_srgb(tmp_path, space, suffix, options):
     matrix, power = WIDE[space]
     stored = tiles(stored_in(COLOURS, matrix, power))
-    Image.fromarray(stored).save(tmp_path / f"a{suffix}", icc_profile=rgb_profile(matrix, gamma(power)), **options)
+    Image.fromarray(stored).save(tmp_path / f"a{suffix}",
+                                 icc_profile=rgb_profile(matrix, gamma(power)), **options)
     error = np.abs(middle(pictures.open_photo(tmp_path / f"a{suffix}")) - COLOURS)
     assert error.max() <= (4 if suffix == ".jpg" else 2), error
     assert np.abs(middle(stored) - COLOURS).max() >= 10       # what it would be without the profile
@@ -125,30 +131,36 @@ def test_grey_with_a_profile(tmp_path, deep):
 
 
 def cmyk_profile(cyan):
-    "A printer's profile with two steps of each ink: paper is white, black ink is black, cyan ink is this Lab colour."
+    """A printer's profile with two steps of each ink: paper is white, black ink is black, cyan ink is this
+    Lab colour."""
     table = []
     for c in (0, 1):
         for m in (0, 1):
             for y in (0, 1):
                 for k in (0, 1):
-                    lab = (0, 0, 0) if k else cyan if (c, m, y) == (1, 0, 0) else (100 - 25 * (c + m + y), 0, 0)
+                    lab = ((0, 0, 0) if k else cyan if (c, m, y) == (1, 0, 0)
+                           else (100 - 25 * (c + m + y), 0, 0))
                     table += [round(lab[0] * 2.55), round(lab[1]) + 128, round(lab[2]) + 128]
     straight = bytes(range(256))
-    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1) + straight * 4 + bytes(table) + straight * 3
+    lut = (b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
+           + straight * 4 + bytes(table) + straight * 3)
     return profile(b"CMYK", {b"A2B0": lut}, pcs=b"Lab ", kind=b"prtr")
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".tif"])
 def test_print_colours_with_a_profile(tmp_path, suffix):
     lab = np.array([59.6, -18, -14])
-    f = np.array([lab[0] / 116 + 16 / 116 + lab[1] / 500, (lab[0] + 16) / 116, (lab[0] + 16) / 116 - lab[2] / 200])
+    f = np.array([lab[0] / 116 + 16 / 116 + lab[1] / 500, (lab[0] + 16) / 116,
+                  (lab[0] + 16) / 116 - lab[2] / 200])
     xyz = D50 * np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29))
     expected = 255 * encode(np.clip(np.linalg.solve(TO_D50 @ BT709, xyz), 0, 1))
     options = dict(quality=100) if suffix == ".jpg" else {}
-    Image.new("CMYK", (32, 32), (255, 0, 0, 0)).save(tmp_path / f"ink{suffix}", icc_profile=cmyk_profile(lab), **options)
+    Image.new("CMYK", (32, 32), (255, 0, 0, 0)).save(tmp_path / f"ink{suffix}",
+                                                     icc_profile=cmyk_profile(lab), **options)
     got = np.array(pictures.open_photo(tmp_path / f"ink{suffix}").getpixel((9, 9)))
     assert np.abs(got - expected).max() <= 4, (got, expected)
-    Image.new("CMYK", (32, 32), (0, 0, 0, 0)).save(tmp_path / f"paper{suffix}", icc_profile=cmyk_profile(lab), **options)
+    Image.new("CMYK", (32, 32), (0, 0, 0, 0)).save(tmp_path / f"paper{suffix}",
+                                                   icc_profile=cmyk_profile(lab), **options)
     assert min(pictures.open_photo(tmp_path / f"paper{suffix}").getpixel((9, 9))) >= 253
 
 
@@ -175,7 +187,8 @@ def test_a_profile_of_other_channels_is_ignored(tmp_path, mode, icc):
     picture = Image.fromarray(tiles(COLOURS)).convert(mode)
     picture.save(tmp_path / "with.tif", icc_profile=icc)
     picture.save(tmp_path / "without.tif")
-    assert (np.asarray(pictures.open_photo(tmp_path / "with.tif")) == np.asarray(pictures.open_photo(tmp_path / "without.tif"))).all()
+    assert (np.asarray(pictures.open_photo(tmp_path / "with.tif"))
+            == np.asarray(pictures.open_photo(tmp_path / "without.tif"))).all()
 
 
 def test_heic(tmp_path, monkeypatch):
@@ -183,7 +196,8 @@ def test_heic(tmp_path, monkeypatch):
     matrix, power = WIDE["display p3"]
     stored = Image.fromarray(tiles(stored_in(COLOURS, matrix, power)).repeat(2, 0))
     picture = heif.from_pillow(stored)
-    picture.save(tmp_path / "phone.heic", quality=-1, chroma=444, icc_profile=rgb_profile(matrix, gamma(power)))
+    picture.save(tmp_path / "phone.heic", quality=-1, chroma=444,
+                 icc_profile=rgb_profile(matrix, gamma(power)))
     assert np.abs(middle(pictures.open_photo(tmp_path / "phone.heic")) - COLOURS).max() <= 5
     assert pictures.open_photo(tmp_path / "phone.heic", short_side=32).height == 32
     assert [name for name, _ in sources.find_photos(tmp_path)] == [f"{tmp_path.name}/phone.heic"]
@@ -206,7 +220,8 @@ def bars(height, width, colours=COLOURS):
     return torch.from_numpy(frame), [(a + b) // 2 for a, b in zip(edges, edges[1:])]
 
 
-SATURATED = np.array([[255, 255, 255], [255, 255, 0], [0, 255, 255], [0, 255, 0], [255, 0, 255], [255, 0, 0], [0, 0, 255], [0, 0, 0]])
+SATURATED = np.array([[255, 255, 255], [255, 255, 0], [0, 255, 255],
+                      [0, 255, 0], [255, 0, 255], [255, 0, 0], [0, 0, 255], [0, 0, 0]])
 
 
 @pytest.mark.parametrize("size", [(64, 128), (65, 129), (108, 192), (578, 1024), (720, 1280)])
@@ -218,15 +233,16 @@ def test_colours_of_an_mp4_come_back(tmp_path, size, colours):
     assert error.max() <= 1, error
 
 
-@pytest.mark.parametrize("suffix, codec, most", [(".mp4", None, 3), (".mov", None, 3), (".mp4", "h265", 5), (".webm", None, 5),
-                                                 (".gif", None, 0), (".webp", None, 5)])
+@pytest.mark.parametrize("suffix, codec, most", [(".mp4", None, 3), (".mov", None, 3), (".mp4", "h265", 5),
+                                                 (".webm", None, 5), (".gif", None, 0), (".webp", None, 5)])
 def test_colours_of_every_kind_of_video(tmp_path, suffix, codec, most):
     check_encoder_or_skip(f"a{suffix}", codec)
     frame, columns = bars(97, 255)
     frames = [frame.clone() for _ in range(4)]
-    for k in range(4): frames[k][:, :4] = 60 * k                     # WebP holds what does not change only once
+    for k in range(4): frames[k][:, :4] = 60 * k  # WebP holds what does not change only once
     back, fps = media.read_video(media.write_video(frames, tmp_path / f"bars{suffix}", fps=25, codec=codec))
-    assert len(back) == 4 and abs(fps - 25) < 0.1 and back.shape[2:] == ((97, 255) if suffix in (".gif", ".webp") else (98, 256))
+    assert len(back) == 4 and abs(fps - 25) < 0.1
+    assert back.shape[2:] == ((97, 255) if suffix in (".gif", ".webp") else (98, 256))
     error = (back[3][:, 48, columns].T.int() - torch.from_numpy(COLOURS)).abs()
     assert error.max() <= most, error
     assert os.listdir(tmp_path) == [f"bars{suffix}"]
@@ -257,7 +273,8 @@ def test_an_mp4_names_its_colours(tmp_path, name, codec):
     path = media.write_video(torch.zeros(3, 3, 64, 64), tmp_path / name, codec=codec)
     found = list(boxes(path.read_bytes()))
     colr = [body for box, body in found if box == b"colr"]
-    assert len(colr) == 1 and colr[0][:4] in (b"nclx", b"nclc") and struct.unpack(">HHH", colr[0][4:10]) == (1, 1, 1)
+    assert len(colr) == 1 and colr[0][:4] in (b"nclx", b"nclc")
+    assert struct.unpack(">HHH", colr[0][4:10]) == (1, 1, 1)
     order = [box for box, _ in found if box in (b"moov", b"mdat")]
     assert order == [b"moov", b"mdat"]                         # the index lies in front
 
@@ -269,10 +286,10 @@ def ffmpeg(*arguments, data=None):
 @pytest.mark.parametrize("height, matrix", [(480, "smpte170m"), (720, "bt709")])
 def test_a_video_that_names_no_matrix(tmp_path, height, matrix):
     frame, columns = bars(height, 640)
-    ffmpeg("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"640x{height}", "-i", "-", "-vf",
-           f"scale=out_color_matrix={matrix}:flags=accurate_rnd+full_chroma_int,format=yuv420p,"
-           "setparams=colorspace=unknown:color_primaries=unknown:color_trc=unknown:range=tv",
-           "-c:v", "libx264", "-crf", "0", str(tmp_path / "a.mp4"), data=frame.permute(1, 2, 0).numpy().tobytes())
+    ffmpeg("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"640x{height}", "-i",
+           "-", "-vf", f"scale=out_color_matrix={matrix}:flags=accurate_rnd+full_chroma_int,format=yuv420p,"
+           "setparams=colorspace=unknown:color_primaries=unknown:color_trc=unknown:range=tv", "-c:v",
+           "libx264", "-crf", "0", str(tmp_path / "a.mp4"), data=frame.permute(1, 2, 0).numpy().tobytes())
     back, _ = media.read_video(tmp_path / "a.mp4")
     assert (back[0][:, height // 2, columns].T.int() - torch.from_numpy(COLOURS)).abs().max() <= 2
 
@@ -299,16 +316,18 @@ def hdr_clip(path, signal, transfer, side=32):
     cb, cr = (signal[:, 2] - y) / 1.8814, (signal[:, 0] - y) / 1.4746
     plane = lambda v, n: v.round().astype("<u2").repeat(n)[None].repeat(n, 0).tobytes()
     raw = plane(64 + 876 * y, side) + plane(512 + 896 * cb, side // 2) + plane(512 + 896 * cr, side // 2)
-    ffmpeg("-f", "rawvideo", "-pix_fmt", "yuv420p10le", "-s", f"{side * len(signal)}x{side}", "-i", "-", "-vf",
-           f"setparams=colorspace=bt2020nc:color_primaries=bt2020:color_trc={transfer}:range=tv",
-           "-c:v", "libx265", "-x265-params", "lossless=1:log-level=none", "-tag:v", "hvc1", str(path), data=raw * 2)
+    ffmpeg("-f", "rawvideo", "-pix_fmt", "yuv420p10le", "-s", f"{side * len(signal)}x{side}", "-i",
+           "-", "-vf", f"setparams=colorspace=bt2020nc:color_primaries=bt2020:color_trc={transfer}:range=tv",
+           "-c:v", "libx265", "-x265-params", "lossless=1:log-level=none",
+           "-tag:v", "hvc1", str(path), data=raw * 2)
 
 
 @pytest.mark.parametrize("transfer, signal", [("smpte2084", pq), ("arib-std-b67", hlg)])
 def test_hdr_clips_are_tone_mapped(tmp_path, monkeypatch, transfer, signal):
     if not ffmpeg_has("libx265"): pytest.skip("no encoder for HDR clips")
     dim = np.array([[20, 20, 20], [70, 70, 70], [130, 130, 130], [120, 50, 40], [60, 120, 70], [50, 80, 140]])
-    linear = np.concatenate([decode(dim / 255), [[1, 1, 1], [2, 2, 2], [4.5, 4.5, 4.5]]])        # and three lights above white
+    # and three lights above white
+    linear = np.concatenate([decode(dim / 255), [[1, 1, 1], [2, 2, 2], [4.5, 4.5, 4.5]]])
     wide = np.linalg.solve(BT2020, BT709 @ linear.T).T
     hdr_clip(tmp_path / "a.mp4", signal(203 * wide), transfer)
     back, _ = media.read_video(tmp_path / "a.mp4")
@@ -328,7 +347,8 @@ def test_hdr_clips_are_tone_mapped(tmp_path, monkeypatch, transfer, signal):
 def fake_ffmpeg(folder, lacks):
     "The ffmpeg in use, without some of its encoders."
     path = folder / "ffmpeg"
-    path.write_text(f"#!/bin/sh\nif [ \"$2\" = -encoders ]; then '{ffmpeg_exe()}' \"$@\" | grep -v '{lacks}'; else exec '{ffmpeg_exe()}' \"$@\"; fi\n")
+    path.write_text(f"#!/bin/sh\nif [ \"$2\" = -encoders ]; then '{ffmpeg_exe()}' "
+                    f"\"$@\" | grep -v '{lacks}'; else exec '{ffmpeg_exe()}' \"$@\"; fi\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)
 
@@ -343,7 +363,8 @@ def test_a_missing_encoder_is_named_before_the_work(tmp_path, monkeypatch):
         monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(broken))
         with pytest.raises(InputError, match="cannot be run"):
             check_encoder("a.mp4")
-    monkeypatch.setattr(encoding.imageio_ffmpeg, "get_ffmpeg_exe", lambda: (_ for _ in ()).throw(RuntimeError("none")))
+    monkeypatch.setattr(encoding.imageio_ffmpeg, "get_ffmpeg_exe",
+                        lambda: (_ for _ in ()).throw(RuntimeError("none")))
     with pytest.raises(InputError, match="There is no ffmpeg"):
         check_encoder("a.mp4")
     (tmp_path / "b.mp4").write_bytes(b"x")
@@ -351,9 +372,11 @@ def test_a_missing_encoder_is_named_before_the_work(tmp_path, monkeypatch):
         media.read_video(tmp_path / "b.mp4")
 
 
-@pytest.mark.parametrize("arguments, words", [(("a.avi",), ".mp4, .mov"), (("a",), "end the name"), (("a.mp4", "vp9"), "does not go into"),
-                                              (("a.mp4", "nosuch"), "unknown"), (("a.mp4", None, 52), "crf 52"), (("a.mp4", None, -1), "crf -1"),
-                                              (("a.mp4", None, float("nan")), "crf nan"), (("a.webp", None, 20), "no crf")])
+@pytest.mark.parametrize("arguments, words",
+                         [(("a.avi",), ".mp4, .mov"), (("a",), "end the name"),
+                          (("a.mp4", "vp9"), "does not go into"), (("a.mp4", "nosuch"), "unknown"),
+                          (("a.mp4", None, 52), "crf 52"), (("a.mp4", None, -1), "crf -1"),
+                          (("a.mp4", None, float("nan")), "crf nan"), (("a.webp", None, 20), "no crf")])
 def test_impossible_videos_are_refused(arguments, words):
     with pytest.raises(InputError, match=words):
         check_encoder(*arguments)
@@ -427,4 +450,5 @@ def test_a_failure_half_way_leaves_nothing(tmp_path, suffix):
 def test_one_list_of_suffixes():
     assert set(VIDEO_SUFFIXES) - {".webp"} <= sources.VIDEOS and ".heic" in sources.PICTURES
     assert not sources.PICTURES & sources.VIDEOS
-    assert all(codec.suffixes and (codec.crf is None or 0 <= codec.crf <= codec.worst) for codec in CODECS.values())
+    assert all(codec.suffixes and (codec.crf is None or 0 <= codec.crf <= codec.worst)
+               for codec in CODECS.values())

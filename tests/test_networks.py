@@ -1,4 +1,5 @@
-"""The standard networks: where their files come from, and that the code which reads them is right, on files of the same layout."""
+"""The standard networks: where their files come from, and that the code which reads them is right, on files
+of the same layout."""
 import os
 from unittest import mock
 
@@ -44,11 +45,13 @@ def test_each_network_says_where_it_comes_from(name):
 
 
 def test_own_folder_goes_first_and_offline_is_one_sentence(own, monkeypatch):
-    monkeypatch.setitem(WEIGHTS, "raft", Weights("raft-01234567.pth", "RAFT", "BSD", "http://127.0.0.1:9/raft.pth", bytes=9))
+    monkeypatch.setitem(WEIGHTS, "raft",
+                        Weights("raft-01234567.pth", "RAFT", "BSD", "http://127.0.0.1:9/raft.pth", bytes=9))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(own / "hub"))
     assert find_weights("raft") is None
     with pytest.raises(InputError) as error: weights_path("raft")
-    assert "raft-01234567.pth could not be fetched" in str(error.value) and "DEEPLANDSCAPE_WEIGHTS" in str(error.value) and "\n" not in str(error.value)
+    assert "raft-01234567.pth could not be fetched" in str(error.value)
+    assert "DEEPLANDSCAPE_WEIGHTS" in str(error.value) and "\n" not in str(error.value)
     (own / "raft-01234567.pth").write_bytes(b"mine")
     assert weights_path("raft") == own / "raft-01234567.pth"
 
@@ -77,20 +80,25 @@ def test_tensors_only(tmp_path, zipped):
 @pytest.fixture
 def lpips_file(own):
     torch.manual_seed(0)
-    state = {k.replace("trunk", "features"): v for k, v in LPIPS().state_dict().items() if k.startswith("trunk")}
-    torch.save(state | {"classifier.0.weight": torch.zeros(2, 2)}, own / WEIGHTS["vgg16"].file, _use_new_zipfile_serialization=False)
+    state = {k.replace("trunk", "features"): v
+             for k, v in LPIPS().state_dict().items() if k.startswith("trunk")}
+    torch.save(state | {"classifier.0.weight": torch.zeros(2, 2)},
+               own / WEIGHTS["vgg16"].file, _use_new_zipfile_serialization=False)
     return state
 
 
 def test_lpips_equals_torchmetrics(lpips_file):
-    theirs = pytest.importorskip("torchmetrics.functional.image.lpips")._LPIPS(net="vgg", pnet_rand=True, spatial=True)
-    theirs.net.load_state_dict({f"slice{k}.{n}": v for k, (first, last) in enumerate([(0, 4), (4, 9), (9, 16), (16, 23), (23, 30)], 1)
-                                for n, v in ((name[9:], v) for name, v in lpips_file.items()) if first <= int(n.split(".")[0]) < last})
+    theirs = pytest.importorskip("torchmetrics.functional.image.lpips")._LPIPS(net="vgg",
+                                                                               pnet_rand=True, spatial=True)
+    theirs.net.load_state_dict({f"slice{k}.{n}": v for k, (first, last) in enumerate([(0, 4), (4, 9), (9, 16),
+                                                                                      (16, 23), (23, 30)], 1)
+                                for n, v in ((name[9:], v) for name, v in lpips_file.items())
+                                if first <= int(n.split(".")[0]) < last})
     x, y = pictures(2, 64), pictures(2, 64, 1)
     ours = extractor("lpips")(x, y)
     torch.testing.assert_close(ours, theirs(x, y), atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(lpips_distance(x, y), ours.mean((1, 2, 3)))
-    assert not extractor("lpips").standard                                   # random weights may not call themselves published
+    assert not extractor("lpips").standard  # random weights may not call themselves published
 
 
 def test_lpips_equals_its_package(lpips_file):
@@ -98,7 +106,8 @@ def test_lpips_equals_its_package(lpips_file):
     theirs = package.LPIPS(net="vgg", pretrained=False, pnet_rand=True, spatial=True, verbose=False).eval()
     theirs.load_state_dict(torch.load(find_weights("lpips"), map_location="cpu"), strict=False)
     for k, v in lpips_file.items():
-        for part in (theirs.net.slice1, theirs.net.slice2, theirs.net.slice3, theirs.net.slice4, theirs.net.slice5):
+        for part in (theirs.net.slice1, theirs.net.slice2, theirs.net.slice3,
+                     theirs.net.slice4, theirs.net.slice5):
             if k[9:] in part.state_dict(): part.state_dict()[k[9:]].copy_(v)
     x, y = pictures(1, 64), pictures(1, 64, 1)
     torch.testing.assert_close(extractor("lpips")(x, y), theirs(x, y), atol=1e-5, rtol=1e-3)
@@ -127,20 +136,24 @@ def test_fvd_is_frechet_over_the_features_of_the_file(i3d_file):
     clips = [torch.stack([pictures(12, 16, 10 * k + s) for k in range(5)]) for s in (0, 5)]
     by_hand = []
     for c in clips:
-        small = F.interpolate(((c + 1) * 127.5).round().transpose(1, 2), size=(12, 8, 8), mode="trilinear") * 2 / 255 - 1
-        by_hand.append(torch.cat([small.mean((2, 3, 4)), (small[:, :, 1:] - small[:, :, :-1]).abs().mean((2, 3, 4))], 1))
+        small = F.interpolate(((c + 1) * 127.5).round().transpose(1, 2),
+                              size=(12, 8, 8), mode="trilinear") * 2 / 255 - 1
+        by_hand.append(torch.cat([small.mean((2, 3, 4)),
+                                  (small[:, :, 1:] - small[:, :, :-1]).abs().mean((2, 3, 4))], 1))
     for by in ("i3d", str(i3d_file)):
-        torch.testing.assert_close(clip_features(clips[0], by, frames=12).float(), by_hand[0], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(clip_features(clips[0], by, frames=12).float(),
+                                   by_hand[0], atol=1e-4, rtol=1e-3)
         m = compare_videos(*clips, by, frames=12, resamples=0)
         assert abs(m.value - frechet_distance(*by_hand)) < 1e-4
-        assert m.protocol["metric"].startswith("Frechet video distance (torchscript") and not m.protocol["paper_comparable"]
+        assert m.protocol["metric"].startswith("Frechet video distance (torchscript")
+        assert not m.protocol["paper_comparable"]
 
 
 @pytest.mark.skipif(not here("i3d"), reason="the weights of I3D are not here")
 def test_fvd_of_black_against_white():
     black, white = torch.full((8, 30, 3, 64, 64), -1.0), torch.ones(8, 30, 3, 64, 64)
     m = compare_videos(black, white, "i3d", frames=30, resamples=0)
-    assert m.protocol["metric"] == "FVD" and abs(m.value - 151.26) < 1.0            # published for this very file
+    assert m.protocol["metric"] == "FVD" and abs(m.value - 151.26) < 1.0  # published for this very file
 
 
 # RAFT
@@ -164,7 +177,8 @@ def inception_file(own):
     torch.manual_seed(0)
     torch.save({"a": torch.zeros(1)}, own / "empty.pth")
     with mock.patch.object(module.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None):
-        net = module.FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(own / "empty.pth"))
+        net = module.FeatureExtractorInceptionV3("x", ["2048"],
+                                                 feature_extractor_weights_path=str(own / "empty.pth"))
     torch.save(net.state_dict(), own / WEIGHTS["inception"].file)
     return net.eval()
 
@@ -185,7 +199,8 @@ def test_another_file_is_no_inception(own):
 
 def test_without_the_package_it_says_how_to_get_it(own):
     missing = {"torch_fidelity": None, "torch_fidelity.feature_extractor_inceptionv3": None}
-    with mock.patch.dict("sys.modules", missing), pytest.raises(InputError, match="pip install"): extractor("inception")
+    with mock.patch.dict("sys.modules", missing), pytest.raises(InputError, match="pip install"):
+        extractor("inception")
 
 
 # ResNet
@@ -197,10 +212,12 @@ def test_resnet_by_file(own, monkeypatch):
     torch.manual_seed(0)
     net = torchvision.models.resnet18()
     torch.save(net.state_dict(), own / "resnet18.pth")
-    monkeypatch.setitem(WEIGHTS, "resnet18", Weights("resnet18.pth", "ResNet-18", "BSD-3-Clause", "https://nowhere.invalid/resnet18.pth"))
+    monkeypatch.setitem(WEIGHTS, "resnet18", Weights("resnet18.pth", "ResNet-18",
+                                                     "BSD-3-Clause", "https://nowhere.invalid/resnet18.pth"))
     features = ResNetFeatures("resnet18", pretrained=True)
     for part in ("conv1", "layer4"):
-        for a, b in zip(getattr(features, part).parameters(), getattr(net, part).parameters()): assert torch.equal(a, b)
+        for a, b in zip(getattr(features, part).parameters(), getattr(net, part).parameters()):
+            assert torch.equal(a, b)
 
 
 # SegFormer
@@ -209,7 +226,8 @@ def test_segformer_by_file(own):
     transformers = pytest.importorskip("transformers")
     from deeplandscape.perception.masks import ADE_NAMES, segformer_classes, segmenter
     torch.manual_seed(0)
-    config = transformers.SegformerConfig(depths=[3, 4, 6, 3], hidden_sizes=[64, 128, 320, 512], decoder_hidden_size=768, num_labels=150)
+    config = transformers.SegformerConfig(depths=[3, 4, 6, 3], hidden_sizes=[64, 128, 320, 512],
+                                          decoder_hidden_size=768, num_labels=150)
     net = transformers.SegformerForSemanticSegmentation(config).eval()
     torch.save(net.state_dict(), own / WEIGHTS["segformer"].file)
     x = pictures(1, 96)
@@ -218,14 +236,16 @@ def test_segformer_by_file(own):
     three = segmenter("segformer")(x)
     assert p.shape == (1, 150, 96, 96) and len(ADE_NAMES) == 150
     torch.testing.assert_close(three[:, 1], p[:, 2])                                        # the sky
-    torch.testing.assert_close(three[:, 2], p[:, [21, 26, 60, 104, 109, 113, 128]].sum(1))  # all that is water
+    # all that is water
+    torch.testing.assert_close(three[:, 2], p[:, [21, 26, 60, 104, 109, 113, 128]].sum(1))
     torch.save({"a": torch.zeros(1)}, own / WEIGHTS["segformer"].file)
     with pytest.raises(InputError, match="SegFormer"): segformer_classes()
 
 
 def test_segformer_says_what_it_needs(own):
     from deeplandscape.perception.masks import segformer_classes
-    with mock.patch.dict("sys.modules", {"transformers": None}), pytest.raises(InputError, match="segformer"): segformer_classes()
+    with mock.patch.dict("sys.modules", {"transformers": None}), pytest.raises(InputError, match="segformer"):
+        segformer_classes()
 
 
 # VGG19

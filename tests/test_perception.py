@@ -15,8 +15,9 @@ from deeplandscape.perception.training import (
     evaluate_perception, PerceptionTraining, photo_loss, train_perception)
 from deeplandscape.perception.examples import (
     draw_notes, draw_photos, label_sky, PhotoExamples, scene_examples)
-from deeplandscape.perception.masks import (
-    gather_classes, load_segmenter, MASK_TRAINING, mask_doubts, masks_by_kind, measure_masks, Segmenter, segmenter, SegmenterConfig)
+from deeplandscape.perception.masks import (gather_classes, load_segmenter, MASK_TRAINING,
+                                            mask_doubts, masks_by_kind, measure_masks, Segmenter, segmenter,
+                                            SegmenterConfig)
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +62,14 @@ def test_folding_keeps_the_function():
     for _ in range(3): net.decode(net.encode(torch.randn(4, 3, 32, 32)))
     x = torch.rand(2, 3, 48, 40) * 2 - 1
     with torch.no_grad():
-        torch.testing.assert_close(fold_normalisation(net.eval()).segment(x), net.segment(x), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(fold_normalisation(net.eval()).segment(x),
+                                   net.segment(x), atol=1e-5, rtol=1e-4)
 
 
 def test_embedded_loss_is_zero_for_equal_and_grows(scenes):
     images, _ = scenes
-    loss, noise = perceptual_loss("embedded"), torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    loss, noise = perceptual_loss("embedded"), torch.randn(images.shape,
+                                                           generator=torch.Generator().manual_seed(0))
     assert loss(images, images) == 0
     blurred = [float(loss(smooth(images, k), images)) for k in (1, 2, 4, 8)]
     noisy = [float(loss(images + s * noise, images)) for s in (0, 0.03, 0.1, 0.3)]
@@ -108,7 +111,8 @@ def test_vgg19_is_the_released_loss(vgg_folder, scenes):
     loss, (x, y) = perceptual_loss("vgg19"), (scenes[0][:1], scenes[0][1:2])
 
     def by_hand(image):
-        h, maps = ((image + 1) / 2 - torch.tensor([.485, .456, .406]).view(1, 3, 1, 1)) / torch.tensor([.229, .224, .225]).view(1, 3, 1, 1), []
+        h, maps = ((image + 1) / 2 - torch.tensor([.485, .456, .406]).view(1, 3, 1, 1)) / torch.tensor(
+            [.229, .224, .225]).view(1, 3, 1, 1), []
         for block in ((0, 2), (5, 7), (10, 12, 14, 16), (19, 21, 23, 25), (28,)):
             for k in block:
                 h = F.relu(F.conv2d(h, state[f"features.{k}.weight"], state[f"features.{k}.bias"], padding=1))
@@ -117,7 +121,8 @@ def test_vgg19_is_the_released_loss(vgg_folder, scenes):
         return maps
     a, b = by_hand(x), by_hand(y)
     assert len(a) == 13
-    torch.testing.assert_close(loss(x, y), sum((p - q).abs().mean() for p, q in zip(a, b)), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(loss(x, y), sum((p - q).abs().mean() for p, q in zip(a, b)),
+                               rtol=1e-4, atol=1e-6)
     assert loss(x, x) == 0 and loss.name == "vgg19"
 
 
@@ -142,18 +147,20 @@ def test_notes_and_losses():
     below = [[[0, 50], [100, 50], [100, 100], [0, 100]]]
     sky, water = draw_notes(dict(water=below), torch.full((1, 100, 100), 0.7), side=100)
     assert water[:45].max() == 0 and water[56:].min() == 1 and water[50, 50] == 0.5
-    assert sky[:50].eq(0.7).all() and sky[56:].eq(0).all()              # the teacher is not asked about noted water
+    assert sky[:50].eq(0.7).all() and sky[56:].eq(0).all()  # the teacher is not asked about noted water
     scores = torch.zeros(1, 3, 8, 8, requires_grad=True)
     unknown = torch.full((1, 1, 8, 8), 0.5)
     assert photo_loss(scores, torch.ones(1, 1, 8, 8), unknown, torch.tensor([False])) == 0
-    torch.testing.assert_close(photo_loss(scores, unknown, torch.ones_like(unknown), torch.tensor([True])), torch.tensor(math.log(3.0)))
+    torch.testing.assert_close(photo_loss(scores, unknown, torch.ones_like(unknown), torch.tensor([True])),
+                               torch.tensor(math.log(3.0)))
 
 
 def test_held_out_photographs_are_never_trained_on(tmp_path, scenes):
     for k in range(100): save_image(scenes[0][k % 4], tmp_path / f"{k}.png")
     files = sorted(tmp_path.glob("*.png"))
     split = {s: PhotoExamples(files, split=s).names for s in ("train", "test")}
-    assert set(split["train"]) | set(split["test"]) == {f.stem for f in files} and not set(split["train"]) & set(split["test"])
+    assert set(split["train"]) | set(split["test"]) == {f.stem for f in files}
+    assert not set(split["train"]) & set(split["test"])
     assert split["test"] == [f.stem for f in files if is_held_out(f"{f.parent.name}/{f.name}")]
 
 
@@ -161,12 +168,14 @@ def test_training_goes_on_bit_for_bit(tmp_path, scenes):
     for k in range(8): save_image(scenes[0][k % 4], tmp_path / "photos" / f"{k}.png")
     files = sorted((tmp_path / "photos").glob("*.png"))
     label_sky(files[:4], lambda x: (x[:, 2:] > x[:, :1]).float(), tmp_path / "sky")
-    photos = PhotoExamples(files, tmp_path / "sky", {files[0].stem: dict(water=[]), files[1].stem: dict(water=[[[0, 60], [100, 60], [100, 100]]])})
+    photos = PhotoExamples(files, tmp_path / "sky", {files[0].stem: dict(water=[]), files[1].stem:
+                                                     dict(water=[[[0, 60], [100, 60], [100, 100]]])})
     settings = PerceptionTraining(steps=4, scenes=1, photos=3, sizes=(32, 48), every=2)
     teacher = lambda x: [F.avg_pool2d(x, 2), F.avg_pool2d(x, 4)]
     stop = lambda step, parts: exec("raise KeyboardInterrupt") if step == 2 else None
     whole = train_perception(tmp_path / "a", photos, teacher, settings, "cpu")
-    with pytest.raises(KeyboardInterrupt): train_perception(tmp_path / "b", photos, teacher, settings, "cpu", log=stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_perception(tmp_path / "b", photos, teacher, settings, "cpu", log=stop)
     parts = train_perception(tmp_path / "b", photos, teacher, settings, "cpu")
     a, b = load_perception(whole), load_perception(parts)
     assert all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values()))
@@ -174,25 +183,30 @@ def test_training_goes_on_bit_for_bit(tmp_path, scenes):
 
 
 def test_teachers_that_are_none(tmp_path):
-    with pytest.raises(InputError, match="no teacher"): train_perception(tmp_path, teacher=tmp_path / "x.pt", device="cpu")
+    with pytest.raises(InputError, match="no teacher"):
+        train_perception(tmp_path, teacher=tmp_path / "x.pt", device="cpu")
     (tmp_path / "x.pt").write_bytes(b"nonsense")
-    with pytest.raises(InputError, match="not a TorchScript"): train_perception(tmp_path, teacher=tmp_path / "x.pt", device="cpu")
+    with pytest.raises(InputError, match="not a TorchScript"):
+        train_perception(tmp_path, teacher=tmp_path / "x.pt", device="cpu")
 
 
 BANDS = [[[0, 0], [100, 0], [100, 30], [0, 30]]], [[[0, 60], [100, 60], [100, 100], [0, 100]]]
 
 
-@pytest.mark.parametrize("note, sky, water", [
-    ({}, 0.5, 0.5), (dict(water=[]), 0.5, 0), (dict(sky=None), 0.5, 0.5), (dict(sky=[], water=[]), 0, 0),
-    (dict(sky=[[[0, 0], [100, 0], [100, 100], [0, 100]]]), 1, 0), (dict(water=[[[0, 0], [100, 0], [100, 100], [0, 100]]]), 0, 1)])
+@pytest.mark.parametrize("note, sky, water", [({}, 0.5, 0.5), (dict(water=[]), 0.5, 0),
+                                              (dict(sky=None), 0.5, 0.5), (dict(sky=[], water=[]), 0, 0),
+                                              (dict(sky=[[[0, 0], [100, 0], [100, 100], [0, 100]]]), 1, 0),
+                                              (dict(water=[[[0, 0], [100, 0], [100, 100], [0, 100]]]), 0, 1)])
 def test_what_a_note_says(note, sky, water):
     assert draw_notes(note, side=20)[0].eq(sky).all() and draw_notes(note, side=20)[1].eq(water).all()
 
 
 def test_notes_do_not_contradict_themselves():
-    sky, water = draw_notes(dict(sky=BANDS[1], water=BANDS[1], still=[[[40, 70], [60, 70], [60, 90], [40, 90]]], unknown=[[[0, 0], [9, 0], [9, 99], [0, 99]]]), side=100)
-    assert ((sky == 1) & (water == 1)).sum() == 0 and water[70, 90] == 1 and sky[70, 90] == 0       # water wins
-    assert water[80, 50] == sky[80, 50] == 0                                                        # what stands in it
+    sky, water = draw_notes(dict(sky=BANDS[1], water=BANDS[1],
+                                 still=[[[40, 70], [60, 70], [60, 90], [40, 90]]],
+                                 unknown=[[[0, 0], [9, 0], [9, 99], [0, 99]]]), side=100)
+    assert ((sky == 1) & (water == 1)).sum() == 0 and water[70, 90] == 1 and sky[70, 90] == 0  # water wins
+    assert water[80, 50] == sky[80, 50] == 0  # what stands in it
     assert sky[:95, :8].eq(0.5).all() and water[:95, :8].eq(0.5).all()
 
 
@@ -221,7 +235,8 @@ def test_shipped_segmenter_is_good_and_small(scenes):
     scores = evaluate_perception(load_segmenter(), scenes=32, size=96)
     assert scores["iou_sky"] > 0.85 and scores["iou_static"] > 0.75
     path = files_module.weights_path("segmenter")
-    assert path.with_suffix(".md").exists() and path.stat().st_size + files_module.weights_path("perception").stat().st_size <= 4_000_000
+    assert path.with_suffix(".md").exists()
+    assert path.stat().st_size + files_module.weights_path("perception").stat().st_size <= 4_000_000
 
 
 def test_segmenter_is_deterministic_and_independent_of_the_batch(scenes):
@@ -237,8 +252,10 @@ def test_segmenter_goes_on_bit_for_bit(tmp_path):
     torch.manual_seed(0)
     begin = Segmenter(SMALL)
     whole = train_perception(tmp_path / "a", None, None, settings, "cpu", net=begin)
-    with pytest.raises(KeyboardInterrupt): train_perception(tmp_path / "b", None, None, settings, "cpu", log=stop, net=begin)
-    a, b = load_segmenter(whole), load_segmenter(train_perception(tmp_path / "b", None, None, settings, "cpu", net=begin))
+    with pytest.raises(KeyboardInterrupt):
+        train_perception(tmp_path / "b", None, None, settings, "cpu", log=stop, net=begin)
+    a, b = (load_segmenter(whole),
+            load_segmenter(train_perception(tmp_path / "b", None, None, settings, "cpu", net=begin)))
     assert all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values()))
     assert whole.name == "segmenter.safetensors" and a.config.blocks == SMALL.blocks
 
@@ -248,8 +265,10 @@ def test_the_encoder_learns_at_its_share_of_the_rate(tmp_path):
     settings, moved = replace(MASK_TRAINING, steps=3, scenes=2, sizes=(32,), mixed=False), {}
     begin = Segmenter(SMALL)
     for share in (0.1, 1.0):
-        net = load_segmenter(train_perception(tmp_path / str(share), None, None, replace(settings, encoder=share), "cpu", net=begin))
-        moved[share] = (net.blocks[1].point[0].weight - fold_normalisation(begin.eval()).blocks[1].point[0].weight).abs().mean().item()
+        net = load_segmenter(train_perception(tmp_path / str(share),
+                                              None, None, replace(settings, encoder=share), "cpu", net=begin))
+        moved[share] = (net.blocks[1].point[0].weight
+                        - fold_normalisation(begin.eval()).blocks[1].point[0].weight).abs().mean().item()
     assert moved[0.1] < moved[1.0]
 
 
@@ -258,9 +277,10 @@ def test_masks_are_measured_against_what_is_known(tmp_path, scenes):
     files, note = sorted((tmp_path / "p").glob("*.png")), dict(sky=BANDS[0], water=BANDS[1], kind="sea")
     photos = PhotoExamples(files, notes={f.stem: note for f in files}, split="test", side=100)
     answer = torch.zeros(1, 3, 100, 100)
-    answer[:, 0], answer[:, 1, :15], answer[:, 2, 60:] = 0.5, 1, 1                    # half of the sky is missed
+    answer[:, 0], answer[:, 1, :15], answer[:, 2, 60:] = 0.5, 1, 1  # half of the sky is missed
     row, = [r for r in masks_by_kind(measure_masks(lambda x: answer, photos)) if r["kind"] == "sea"]
-    assert row["water_iou"] == 1 and abs(row["sky_iou"] - 0.5) < 0.06 and row["dry_pictures"] == 0 and math.isnan(row["false_water"])
+    assert row["water_iou"] == 1 and abs(row["sky_iou"] - 0.5) < 0.06 and row["dry_pictures"] == 0
+    assert math.isnan(row["false_water"])
     wet = masks_by_kind(measure_masks(lambda x: answer.roll(1, 1), photos))[0]        # all classes exchanged
     assert wet["sky_iou"] < 0.5 and wet["water_iou"] == 0
 

@@ -1,4 +1,5 @@
-"Data on the device: drawn by the rules of `data`, resumable, and the recorded steps of a GPU equal to the ordinary ones."
+"""Data on the device: drawn by the rules of `data`, resumable, and the recorded steps of a GPU equal to the
+ordinary ones."""
 from dataclasses import replace
 
 import pytest
@@ -16,8 +17,9 @@ from deeplandscape.training.schedule import TrainConfig
 from deeplandscape.training.networks import Networks
 from deeplandscape.training.loop import launch, train, train_step
 
-TINY = TrainConfig(GeneratorConfig(resolution=16, z_dim=16, w_dim=16, channels=(8, 8, 8), dynamic_gate=True), batch=((4, 4),), fade_images=((8, 24),),
-                   stable_images=((8, 24),), total_batches=None, r1_every=2, shared=(0.3, 0.3), discriminator_channels=(12, 12, 12))
+TINY = TrainConfig(GeneratorConfig(resolution=16, z_dim=16, w_dim=16, channels=(8, 8, 8), dynamic_gate=True),
+                   batch=((4, 4),), fade_images=((8, 24),), stable_images=((8, 24),),
+                   total_batches=None, r1_every=2, shared=(0.3, 0.3), discriminator_channels=(12, 12, 12))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,16 +38,19 @@ def resident(scenes, device="cpu"): return Resident([(scenes, 1.0)], [(scenes, 1
 
 
 def test_every_picture_is_one_of_the_store(tmp_path):
-    "What is drawn from a store is a window of a frame, possibly mirrored, of one of its clips; pairs are two frames of one clip."
+    """What is drawn from a store is a window of a frame, possibly mirrored, of one of its clips; pairs are
+    two frames of one clip."""
     store = prepare_store(tmp_path, scenes=3, resolutions=(8,), scene_aspect=1.5)
     table = store.tables["scenes"]
     frames = [[torch.from_numpy(table.read(8, i, f).copy()) for f in range(4)] for i in range(3)]
-    windows_of = lambda f: {cut.numpy().tobytes() for x in range(f.shape[1] - 7) for cut in (f[:, x:x + 8], f[:, x:x + 8].flip(1))}
+    windows_of = lambda f: {cut.numpy().tobytes() for x in range(f.shape[1] - 7)
+                            for cut in (f[:, x:x + 8], f[:, x:x + 8].flip(1))}
     known = [[windows_of(f) for f in clip] for clip in frames]
     pairs = Resident([(store, 1.0)], [(store, 1.0)], "cpu").real(2, 8, list(range(40)))
     for pair in pairs.add(1).mul(127.5).round().byte().permute(0, 1, 3, 4, 2):
         a, b = (image.contiguous().numpy().tobytes() for image in pair)
-        assert any(a in clip[i] and b in clip[j] for clip in known for i in range(4) for j in range(4) if i != j)
+        assert any(a in clip[i] and b in clip[j] for clip in known for i in range(4)
+                   for j in range(4) if i != j)
 
 
 def test_weights_of_the_sources():
@@ -83,7 +88,8 @@ def test_mirrored_skies_leave_the_land_alone(tmp_path):
     sky[:, :, :12] = 1
     shares = torch.cat([1 - sky, sky, torch.zeros_like(sky)], dim=1)
     other, where = mirror_skies(image, shares)
-    assert torch.equal(other[:, :, 16:], image[:, :, 16:]) and torch.allclose(other[:, :, :8], image[:, :, :8].flip(-1), atol=1e-6)
+    assert torch.equal(other[:, :, 16:], image[:, :, 16:])
+    assert torch.allclose(other[:, :, :8], image[:, :, :8].flip(-1), atol=1e-6)
     assert (where[:, :, :8] > 0.999).all() and (where[:, :, 12:] == 0).all()
 
 
@@ -98,12 +104,14 @@ def test_a_store_without_suitable_photographs(tmp_path):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_recorded_steps_equal_ordinary_ones(scenes):
-    "The first steps, where rounding has not yet grown, with every kind of update recorded after its third call."
+    """The first steps, where rounding has not yet grown, with every kind of update recorded after its third
+    call."""
     source, fabric = resident(scenes, "cuda"), launch("cuda")
     plain, graphs = Networks(TINY, fabric), Networks(TINY, fabric, graphs=True)
     torch.cuda.synchronize()
     with torch.cuda.stream(torch.cuda.Stream()):
         for step in range(12):
             (a, _), (b, _) = (train_step(nets, source, 4 * step, step) for nets in (plain, graphs))
-            assert a.keys() == b.keys() and all(abs(a[k] - b[k]) < 1e-2 + 1e-2 * abs(a[k]) for k in a), (step, a, b)
+            assert a.keys() == b.keys() and all(abs(a[k] - b[k]) < 1e-2 + 1e-2 * abs(a[k])
+                                                for k in a), (step, a, b)
     assert graphs.run.recorded

@@ -1,4 +1,5 @@
-"""The server of the user study: killed at random moments it loses no vote, fifty at once, a full disk, and what it refuses."""
+"""The server of the user study: killed at random moments it loses no vote, fifty at once, a full disk, and
+what it refuses."""
 import http.client
 import json
 import os
@@ -21,7 +22,8 @@ from deeplandscape.study.server import serve_study
 from deeplandscape.study.votes import read_journal
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVE = ("import resource, sys\nfrom pathlib import Path\nfrom deeplandscape.study.plan import read_study\nfrom deeplandscape.study.server import serve_study\n"
+SERVE = ("import resource, sys\nfrom pathlib import Path\nfrom "
+         "deeplandscape.study.plan import read_study\nfrom deeplandscape.study.server import serve_study\n"
          "folder, port, most = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])\n"
          "server = serve_study(read_study(folder / 'plan.json'), folder, folder / 'votes', port=port)\n"
          "if most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))\n"
@@ -52,7 +54,8 @@ def free_port():
 
 def start(study, port, most=0):
     "A server in a process of its own, ready."
-    server = subprocess.Popen([sys.executable, "-c", SERVE, str(study), str(port), str(most)], stdout=subprocess.PIPE, text=True, env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    server = subprocess.Popen([sys.executable, "-c", SERVE, str(study), str(port), str(most)],
+                              stdout=subprocess.PIPE, text=True, env=dict(os.environ, PYTHONPATH=str(ROOT)))
     for line in server.stdout:
         if line.startswith("ready"): return server
     raise AssertionError("the server did not start")
@@ -71,7 +74,8 @@ class Person(threading.Thread):
     "Somebody who sends each vote until it is acknowledged, as the page does."
     def __init__(self, port, plan, name, pause=0.0):
         super().__init__(daemon=True)
-        self.pause, self.port, self.plan, self.me, self.acknowledged, self.status = pause, port, plan, name, [], None
+        self.pause, self.port, self.plan, self.me, self.acknowledged, self.status = (pause, port,
+                                                                                     plan, name, [], None)
 
     def insist(self, path, body):
         while True:
@@ -97,7 +101,8 @@ def recorded(study):
 @pytest.mark.slow
 def test_killed_at_any_moment_loses_no_vote(study):
     plan, port, rng = read_study(study / "plan.json"), free_port(), random.Random(0)
-    people, server, kills = [Person(port, plan, f"person-{i:03d}", pause=0.2) for i in range(20)], start(study, port), 0
+    people, server, kills = [Person(port, plan, f"person-{i:03d}", pause=0.2)
+                             for i in range(20)], start(study, port), 0
     for p in people: p.start()
     while any(p.is_alive() for p in people) and kills < 8:
         time.sleep(rng.uniform(0.01, 0.25))
@@ -111,7 +116,8 @@ def test_killed_at_any_moment_loses_no_vote(study):
     acknowledged = [vote for p in people for vote in p.acknowledged]
     written, records, broken = recorded(study)
     seats = [r["seat"] for r in records if r["kind"] == "seat"]
-    print(f"{kills} kills, {len(acknowledged)} votes acknowledged, {len(set(acknowledged) - set(written))} lost, {len(written) - len(set(written))} double, {broken} torn lines")
+    print(f"{kills} kills, {len(acknowledged)} votes acknowledged, {len(set(acknowledged) - set(written))} "
+          f"lost, {len(written) - len(set(written))} double, {broken} torn lines")
     assert kills >= 3 and not set(acknowledged) - set(written)
     assert len(written) == len(set(written)) == len(acknowledged) and len(seats) == len(set(seats)) == 20
 
@@ -127,7 +133,8 @@ def test_fifty_at_once(study):
     written, _, broken = recorded(study)
     assert [p.status for p in people] == [200] * 50 and len({p.seat for p in people}) == 50
     assert sorted(written) == sorted(v for p in people for v in p.acknowledged) and not broken
-    assert len(written) == sum(len(page) for s in {p.seat for p in people} for page in plan["seats"][s]["pages"])
+    assert len(written) == sum(len(page) for s in {p.seat for p in people}
+                               for page in plan["seats"][s]["pages"])
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs a limit on the size of files")
@@ -136,12 +143,15 @@ def test_full_disk_refuses_and_leaves_whole_lines(study):
     server = start(study, port, most=2000)
     try:
         status, sheet = post(port, "/api/seat", dict(assessor="person-000", machine=True))
-        answers = [post(port, "/api/vote", a_vote(plan, "person-000", q["id"], machine=True))[0] for page in sheet["pages"] for q in page["questions"]]
+        answers = [post(port, "/api/vote", a_vote(plan, "person-000", q["id"], machine=True))[0]
+                   for page in sheet["pages"] for q in page["questions"]]
     finally: server.kill(); server.wait()
     written, _, broken = recorded(study)
     assert status == 200 and set(answers) == {200, 507} and len(written) == answers.count(200) and broken == 0
-    server = start(study, port)                                        # there is room again: the page sends what was not acknowledged
-    try: assert {post(port, "/api/vote", a_vote(plan, "person-000", q["id"], machine=True))[0] for page in sheet["pages"] for q in page["questions"]} == {200}
+    server = start(study, port)  # there is room again: the page sends what was not acknowledged
+    try:
+        assert {post(port, "/api/vote", a_vote(plan, "person-000", q["id"], machine=True))[0]
+                for page in sheet["pages"] for q in page["questions"]} == {200}
     finally: server.kill(); server.wait()
     assert len(recorded(study)[0]) == len(answers)
 
@@ -150,8 +160,10 @@ def test_two_servers_do_not_share_a_journal_nor_a_port(study):
     plan, quiet = read_study(study / "plan.json"), dict(say=lambda line: None)
     first = serve_study(plan, study, study / "votes", port=0, **quiet)
     try:
-        with pytest.raises(InputError, match="Another server"): serve_study(plan, study, study / "votes", port=0, **quiet)
-        with pytest.raises(InputError, match="another port"): serve_study(plan, study, study / "other", port=first.server_address[1], **quiet)
+        with pytest.raises(InputError, match="Another server"):
+            serve_study(plan, study, study / "votes", port=0, **quiet)
+        with pytest.raises(InputError, match="another port"):
+            serve_study(plan, study, study / "other", port=first.server_address[1], **quiet)
     finally: first.server_close()
     serve_study(plan, study, study / "votes", port=0, **quiet).server_close()
 
@@ -162,7 +174,8 @@ def test_a_journal_of_another_plan_is_refused(study, tmp_path_factory):
     server = serve_study(plan, other, study / "votes", port=0, say=lambda line: None)
     server.register.take_seat("person-000", True)
     server.server_close()
-    with pytest.raises(InputError, match="another plan"): serve_study(read_study(study / "plan.json"), study, study / "votes", port=0)
+    with pytest.raises(InputError, match="another plan"):
+        serve_study(read_study(study / "plan.json"), study, study / "votes", port=0)
 
 
 def raw(port, request):
@@ -172,19 +185,26 @@ def raw(port, request):
         return wire.recv(4096).split(b"\r\n")[0].decode()
 
 
-@pytest.mark.parametrize("path", ["/../plan.json", "/..%2f..%2fetc/passwd", "//etc/passwd", "/clips/../plan.json", "/votes/journal.jsonl", "/clips/%00", "/study.js/..", "/plan.json"])
+@pytest.mark.parametrize("path",
+                         ["/../plan.json", "/..%2f..%2fetc/passwd", "//etc/passwd", "/clips/../plan.json",
+                          "/votes/journal.jsonl", "/clips/%00", "/study.js/..", "/plan.json"])
 def test_no_path_leads_elsewhere(study, path):
-    server = serve_study(read_study(study / "plan.json"), study, study / "votes", port=0, say=lambda line: None)
+    server = serve_study(read_study(study / "plan.json"), study,
+                         study / "votes", port=0, say=lambda line: None)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    try: assert " 404 " in raw(server.server_address[1], f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    try:
+        assert " 404 " in raw(server.server_address[1],
+                              f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
     finally: server.shutdown(); server.server_close()
 
 
 def test_what_else_is_refused(study):
-    server = serve_study(read_study(study / "plan.json"), study, study / "votes", port=0, say=lambda line: None)
+    server = serve_study(read_study(study / "plan.json"), study,
+                         study / "votes", port=0, say=lambda line: None)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     port = server.server_address[1]
-    head = lambda more: f"POST /api/vote HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n{more}\r\n".encode()
+    head = lambda more: (f"POST /api/vote HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: "
+                         f"application/json\r\n{more}\r\n".encode())
     try:
         assert " 413 " in raw(port, head("Content-Length: 1000000000\r\n"))
         assert " 411 " in raw(port, head("Transfer-Encoding: chunked\r\n"))
@@ -198,7 +218,8 @@ def test_what_else_is_refused(study):
 
 
 def test_the_pages_policy_forbids_other_places(study):
-    server = serve_study(read_study(study / "plan.json"), study, study / "votes", port=0, say=lambda line: None)
+    server = serve_study(read_study(study / "plan.json"), study,
+                         study / "votes", port=0, say=lambda line: None)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
     connection.request("GET", "/")

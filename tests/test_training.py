@@ -1,4 +1,5 @@
-"Training: the schedule's numbers, exact resume after every kind of accident, processes that share a batch, the doctor."
+"""Training: the schedule's numbers, exact resume after every kind of accident, processes that share a batch,
+the doctor."""
 import errno
 import json
 import os
@@ -28,14 +29,15 @@ from deeplandscape.training.monitor import diagnose, read_log
 from two_ranks import CONFIG
 
 TESTS = Path(__file__).resolve().parent
-TINY = TrainConfig(GeneratorConfig(resolution=16, z_dim=16, w_dim=16, channels=(8, 8, 8)), batch=((4, 4),), fade_images=((8, 24),),
-                   stable_images=((8, 24),), total_batches=None, r1_every=2)
+TINY = TrainConfig(GeneratorConfig(resolution=16, z_dim=16, w_dim=16, channels=(8, 8, 8)), batch=((4, 4),),
+                   fade_images=((8, 24),), stable_images=((8, 24),), total_batches=None, r1_every=2)
 OPTIONS = dict(checkpoint_every=8, sample_every=48)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def arithmetic():
-    "Bits depend on the number of threads and on how denormals are treated: the same here and in the processes started below."
+    """Bits depend on the number of threads and on how denormals are treated: the same here and in the
+    processes started below."""
     threads = torch.get_num_threads()
     use_threads(1)
     yield
@@ -43,7 +45,8 @@ def arithmetic():
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory): return prepare_store(tmp_path_factory.mktemp("store"), scenes=8, resolutions=(8, 16)).path
+def store(tmp_path_factory):
+    return prepare_store(tmp_path_factory.mktemp("store"), scenes=8, resolutions=(8, 16)).path
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,8 @@ def same(a, b, log=True):
     (ta, ma), (tb, mb) = (load_tensors(out / "checkpoint.safetensors") for out in (a, b))
     assert ma == mb and ta.keys() == tb.keys()
     assert all(torch.equal(ta[k], tb[k]) for k in ta)
-    lines = [[{k: v for k, v in line.items() if k != "seconds"} for line in read_log(out / "log.jsonl")] for out in (a, b)]
+    lines = [[{k: v for k, v in line.items() if k != "seconds"} for line in read_log(out / "log.jsonl")]
+             for out in (a, b)]
     assert not log or (lines[0] == lines[1] and len(lines[0]) == 2)
     return True
 
@@ -74,8 +78,10 @@ def test_the_appendix():
     "Every number of appendix 6 that the paper prints."
     for size in 128, 256, 512:
         config = paper_config(size)
-        assert config.generator.resolution == size and config.total_batches == 450_000 and config.r1_every == 1
-        assert config.betas == (0, 0.99) and config.ema == ((4, 0.999),) and config.crops == 0.5 and config.pairs == (0.5, 0.1)
+        assert config.generator.resolution == size and config.total_batches == 450_000
+        assert config.r1_every == 1
+        assert config.betas == (0, 0.99) and config.ema == ((4, 0.999),) and config.crops == 0.5
+        assert config.pairs == (0.5, 0.1)
         assert config.style_mixing == 0.9 and config.mapping_lr == 0.01 and config.r1_gamma == ((4, 10.0),)
         at = lambda level: stage(config, level_entries(config)[level - 1][1])
         batch = {8: 256, 16: 128, 32: 64, 64: 32, 128: 32, 256: 16, 512: 8}
@@ -83,15 +89,18 @@ def test_the_appendix():
         for level in range(1, config.generator.levels):
             r = config.generator.size(level)
             assert (at(level).batch, at(level).lr, at(level).first) == (batch[r], rate[r], True)
-            assert at(level).pairs == pytest.approx(0.5, abs=1e-3) and stage(config, level_entries(config)[level - 1][3] + 600_000).pairs == pytest.approx(0.1)
+            assert at(level).pairs == pytest.approx(0.5, abs=1e-3)
+            assert stage(config, level_entries(config)[level - 1][3] + 600_000).pairs == pytest.approx(0.1)
             assert stage(config, level_entries(config)[level - 1][3] + 1_190_000).level == level
-        steps = sum(-(-(n[1] - a[1]) // batch[config.generator.size(a[0])]) for a, n in zip(level_entries(config), level_entries(config)[1:]))
+        steps = sum(-(-(n[1] - a[1]) // batch[config.generator.size(a[0])])
+                    for a, n in zip(level_entries(config), level_entries(config)[1:]))
         assert steps + (total_images(config) - level_entries(config)[-1][1]) // batch[size] == 450_000
 
 
 def test_the_released_settings():
     config = official_config(256)
-    assert stage(config, 10**7).batch == 32 and config.total_batches == 475_000 and official_config(512).total_batches == 445_000
+    assert stage(config, 10**7).batch == 32 and config.total_batches == 475_000
+    assert official_config(512).total_batches == 445_000
 
 
 # --- resume ---
@@ -118,14 +127,16 @@ train(TINY, Sources([(store, 1.0)], [(store, 1.0)]), sys.argv[2], **OPTIONS)
 
 
 def test_kill_9_and_resume(store, sources, whole, tmp_path):
-    "A process killed twice, the second time behind the change of phase at 48 images, then taken up by another."
+    """A process killed twice, the second time behind the change of phase at 48 images, then taken up by
+    another."""
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
     checkpoint = tmp_path / "checkpoint.safetensors"
     def seen():
         try: return load_tensors(checkpoint)[1]["seen"]
-        except (InputError, RuntimeError): return 0        # not there yet, or just being exchanged for the next
+        except (InputError, RuntimeError): return 0  # not there yet, or just being exchanged for the next
     for least in 12, 52:
-        victim = subprocess.Popen([sys.executable, "-c", PROGRAM, str(store), str(tmp_path), str(TESTS)], env=env, stderr=subprocess.DEVNULL)
+        victim = subprocess.Popen([sys.executable, "-c", PROGRAM, str(store), str(tmp_path), str(TESTS)],
+                                  env=env, stderr=subprocess.DEVNULL)
         while victim.poll() is None and seen() < least: time.sleep(0.01)
         victim.send_signal(signal.SIGKILL)
         victim.wait()
@@ -140,7 +151,8 @@ def test_a_truncated_checkpoint_is_noticed_and_the_one_before_used(sources, whol
     file.write_bytes(file.read_bytes()[:-100])
     train(TINY, sources, tmp_path, **OPTIONS)
     assert same(whole, tmp_path, log=False) and "one before" in capsys.readouterr().out
-    for name in "checkpoint.safetensors", "checkpoint.previous.safetensors": (tmp_path / name).write_bytes(b"rubbish")
+    for name in "checkpoint.safetensors", "checkpoint.previous.safetensors":
+        (tmp_path / name).write_bytes(b"rubbish")
     with pytest.raises(InputError, match="can be read"): train(TINY, sources, tmp_path, **OPTIONS)
 
 
@@ -174,11 +186,14 @@ def test_a_real_full_disk(sources, tmp_path):
     "The same on a file system of one megabyte, where this machine lets us mount one."
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode: pytest.skip("needs the right to mount")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs",
+                       str(disk)], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
     try:
         train(TINY, sources, disk / "run", until=24, checkpoint_every=12, sample_every=0)
         with pytest.raises(OSError): (disk / "ballast").write_bytes(bytes(2**20))
-        with pytest.raises(InputError, match="disk is full"): train(TINY, sources, disk / "run", until=48, checkpoint_every=12, sample_every=0)
+        with pytest.raises(InputError, match="disk is full"):
+            train(TINY, sources, disk / "run", until=48, checkpoint_every=12, sample_every=0)
         assert load_tensors(disk / "run" / "checkpoint.safetensors")[1]["seen"] == 24
         (disk / "ballast").unlink()
         train(TINY, sources, disk / "run", until=48, checkpoint_every=12, sample_every=0)
@@ -195,7 +210,8 @@ def test_interrupted_training_saves_and_goes_on(sources, whole, tmp_path, monkey
         return step(nets, sources, seen, number)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", with_request)
-        with pytest.raises(KeyboardInterrupt, match="48 images and saved"): train(TINY, sources, tmp_path, checkpoint_every=40, sample_every=48)
+        with pytest.raises(KeyboardInterrupt, match="48 images and saved"):
+            train(TINY, sources, tmp_path, checkpoint_every=40, sample_every=48)
     assert load_tensors(tmp_path / "checkpoint.safetensors")[1]["seen"] == 48
     train(TINY, sources, tmp_path, **OPTIONS)
     assert same(whole, tmp_path)
@@ -203,12 +219,14 @@ def test_interrupted_training_saves_and_goes_on(sources, whole, tmp_path, monkey
 
 def test_other_settings_are_refused_and_older_checkpoints_read(sources, tmp_path):
     train(TINY, sources, tmp_path, until=8, **OPTIONS)
-    with pytest.raises(InputError, match=r"other settings \(r1_every\)"): train(replace(TINY, r1_every=4), sources, tmp_path)
+    with pytest.raises(InputError, match=r"other settings \(r1_every\)"):
+        train(replace(TINY, r1_every=4), sources, tmp_path)
     file = tmp_path / "checkpoint.safetensors"
     tensors, meta = load_tensors(file)
     del meta["config"]["average_starts"], meta["sums"]              # as the first version wrote it
     save_tensors(file, tensors, meta)
-    assert load_checkpoint(file, Networks(TINY, loop.Fabric(accelerator="cpu", devices=1))) == dict(seen=8, step=2)
+    assert load_checkpoint(file, Networks(TINY, loop.Fabric(accelerator="cpu", devices=1))) == dict(
+        seen=8, step=2)
 
 
 def test_small_checkpoints_of_the_first_version():
@@ -222,12 +240,14 @@ def test_small_checkpoints_of_the_first_version():
 # --- several processes ---
 
 def test_two_processes_with_half_batches_equal_one(store, sources, tmp_path):
-    "Gradients, weights and running average after a step of each kind: static, pairs, crop pairs; then a short training."
+    """Gradients, weights and running average after a step of each kind: static, pairs, crop pairs; then a
+    short training."""
     first = tmp_path / "start"
     train(CONFIG, sources, first, until=72, checkpoint_every=72, sample_every=0)
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([*sys.path, str(TESTS)]), OMP_NUM_THREADS="1")
     files = [tmp_path / f"{n}.safetensors" for n in (1, 2)]
-    arguments = lambda out: [str(TESTS / "two_ranks.py"), str(store), str(first / "checkpoint.safetensors"), str(out)]
+    arguments = lambda out: [str(TESTS / "two_ranks.py"), str(store),
+                             str(first / "checkpoint.safetensors"), str(out)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = [subprocess.run([*start, *arguments(out)], env=env, capture_output=True, text=True, timeout=300)
             for start, out in (([sys.executable], files[0]), (launcher, files[1]))]
@@ -238,7 +258,8 @@ def test_two_processes_with_half_batches_equal_one(store, sources, tmp_path):
         scale = max(1.0, a.abs().max().item())
         assert (a - two[name]).abs().max() <= 1e-5 * scale, name
     log = [read_log(f"{file}.run/log.jsonl")[-1] for file in files]
-    assert log[0].keys() == log[1].keys() and all(abs(log[0][k] - log[1][k]) < 1e-3 for k in log[0] if k != "seconds")
+    assert log[0].keys() == log[1].keys()
+    assert all(abs(log[0][k] - log[1][k]) < 1e-3 for k in log[0] if k != "seconds")
 
 
 def test_a_batch_that_cannot_be_split():
@@ -250,9 +271,11 @@ def test_a_batch_that_cannot_be_split():
 
 def course(**last):
     "A healthy log of five lines, the last one changed."
-    line = lambda i: dict(seen=1000 * i, step=100 * i, resolution=64, alpha=1.0, pairs=0.1, D_loss_st=1.0, real_st=0.8, fake_st=-0.8, G_loss_st=1.3,
-                          r1_st=0.3, D_loss_dyn=0.6, G_loss_dyn=1.6, r1_dyn=0.3, effect_z_st=0.22, effect_z_dyn=0.12, effect_S_st=0.06, effect_S_dyn=0.04,
-                          effect_S_dyn_moving=0.055, effect_S_dyn_static=0.015, effect_z_dyn_structure=0.2, real_clouds_moving=0.07, real_light_structure=0.05)
+    line = lambda i: dict(seen=1000 * i, step=100 * i, resolution=64, alpha=1.0, pairs=0.1,
+                          D_loss_st=1.0, real_st=0.8, fake_st=-0.8, G_loss_st=1.3, r1_st=0.3, D_loss_dyn=0.6,
+                          G_loss_dyn=1.6, r1_dyn=0.3, effect_z_st=0.22, effect_z_dyn=0.12, effect_S_st=0.06,
+                          effect_S_dyn=0.04, effect_S_dyn_moving=0.055, effect_S_dyn_static=0.015,
+                          effect_z_dyn_structure=0.2, real_clouds_moving=0.07, real_light_structure=0.05)
     return [line(i) for i in range(1, 5)] + [line(5) | last]
 
 
@@ -273,5 +296,6 @@ def test_the_doctor(last, name, words):
 
 
 def test_the_doctor_waits_for_the_transition():
-    assert diagnose(course(alpha=0.2, effect_S_dyn_moving=0.0, effect_S_dyn_static=0.0)) == {} and diagnose([]) == {}
+    assert diagnose(course(alpha=0.2, effect_S_dyn_moving=0.0, effect_S_dyn_static=0.0)) == {}
+    assert diagnose([]) == {}
     assert diagnose([dict(seen=1, resolution=8, alpha=1.0, effect_S_dyn=0.0)]) == {}

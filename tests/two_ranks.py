@@ -1,4 +1,5 @@
-"One training step, alone or as one of several processes: python two_ranks.py STORE CHECKPOINT OUT FRAMES (torchrun starts it for each)."
+"""One training step, alone or as one of several processes: python two_ranks.py STORE CHECKPOINT OUT FRAMES
+(torchrun starts it for each)."""
 import os
 import sys
 
@@ -14,8 +15,8 @@ from deeplandscape.training.losses import Sources, discriminator_step, generator
 from deeplandscape.training.networks import Networks
 from deeplandscape.training.loop import load_checkpoint, pack, train
 
-CONFIG = TrainConfig(GeneratorConfig(resolution=16, z_dim=16, w_dim=16, channels=(8, 8, 8)), batch=((4, 8),), fade_images=((8, 32),),
-                     stable_images=((8, 32),), total_batches=None, shared=(0.5, 0.2))
+CONFIG = TrainConfig(GeneratorConfig(resolution=16, z_dim=16, w_dim=16, channels=(8, 8, 8)), batch=((4, 8),),
+                     fade_images=((8, 32),), stable_images=((8, 32),), total_batches=None, shared=(0.5, 0.2))
 
 
 def start():
@@ -34,13 +35,15 @@ def main(store, checkpoint, out):
         nets = Networks(CONFIG, fabric)
         counters = load_checkpoint(checkpoint, nets)
         now = stage(CONFIG, counters["seen"])
-        for key in range(2):                             # of pairs: once with generated pairs, once with crops
+        for key in range(2):  # of pairs: once with generated pairs, once with crops
             generator = item_generator(0, key)
             discriminator_step(nets, source, now, frames, generator)
             name = f"{frames}_{key}"
-            found |= {f"{name}/grad_D/{i}": p.grad.clone() for i, p in enumerate(nets.D[frames - 1].parameters()) if p.grad is not None}
+            found |= {f"{name}/grad_D/{i}": p.grad.clone()
+                      for i, p in enumerate(nets.D[frames - 1].parameters()) if p.grad is not None}
             generator_step(nets, now, frames, generator)
-            found |= {f"{name}/grad_G/{i}": p.grad.clone() for i, p in enumerate(nets.G.parameters()) if p.grad is not None}
+            found |= {f"{name}/grad_G/{i}": p.grad.clone()
+                      for i, p in enumerate(nets.G.parameters()) if p.grad is not None}
             found |= {f"{name}/{k}": v for k, v in pack(nets).items() if not k.startswith("adam")}
     if fabric.is_global_zero: save_tensors(out, found)
     path = f"{out}.run"

@@ -9,13 +9,14 @@ __all__ = ['SPEED', 'AL_ROWS', 'PASSES', 'compose', 'with_margin', 'roll_out', '
 
 # %% ../../nbs/85_animating_landscape.ipynb #7e90b6bc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from .flow_predictors import (
     CodeEncoder, encoder_view, look_up, Predictor, PredictorConfig, recoloured)
@@ -23,6 +24,7 @@ from .systems import Animator, as_video, check_take, read_source, regions_of
 from ..core import InputError, item_generator, pick_device
 from ..files import load_tensors, save_tensors
 from ..media import from_uint8, to_uint8
+from ..photo.animation import Video
 
 # %% ../../nbs/85_animating_landscape.ipynb #cec8a801
 def compose(
@@ -120,15 +122,15 @@ class Landscape:
     style_book: list = field(default_factory=list)     # of (m, 8)
     meta: dict = field(default_factory=dict)
 
-    def networks(self):
+    def networks(self) -> dict:
         "Those that are there, by name."
         return {n: net for n in ("P_M", "E_M", "P_A", "E_A") if (net := getattr(self, n)) is not None}
 
 
 def save_landscape(
-    path,                   # .safetensors
+    path: str | Path,       # .safetensors
     system: Landscape,      # what to save
-    dtype=torch.float16,    # of kernels and codes
+    dtype: torch.dtype = torch.float16,  # of kernels and codes
 ) -> Path:
     "Write a trained system."
     tensors = {f"{n}.{k}": v for n, net in system.networks().items() for k, v in net.state_dict().items()}
@@ -140,8 +142,8 @@ def save_landscape(
 
 # %% ../../nbs/85_animating_landscape.ipynb #c193e3e4
 def load_landscape(
-    path=None,       # a file; None: the one in DEEPLANDSCAPE_WEIGHTS
-    device="cpu",    # where
+    path: str | Path | None = None,  # a file; None: the one in DEEPLANDSCAPE_WEIGHTS
+    device: str | torch.device = "cpu",  # where
 ) -> Landscape:
     "Read a trained system."
     if path is None:
@@ -171,12 +173,12 @@ class AnimatingLandscape(Animator):
     "Animating Landscape, rebuilt: `AL_ROWS` has the rows of the figures."
     def __init__(
         self,
-        weights=None,                    # file, or a Landscape; None: see `load_landscape`
+        weights: str | Path | Landscape | None = None,  # file, or a Landscape; None: see `load_landscape`
         loop: bool = True,               # first-to-last interpolation
         style: bool = False,             # colours too
         length: int = 199,               # frames that a loop is made of
         name: str | None = None,         # its row; None: by the options
-        device="cpu",                    # where
+        device: str | torch.device = "cpu",  # where
     ):
         self.system = weights if isinstance(weights, Landscape) else load_landscape(weights, device)
         if style and not (self.system.P_A and self.system.style_book):
@@ -185,12 +187,12 @@ class AnimatingLandscape(Animator):
         self.style, self.length, self.photo = style, length if loop else None, None
         self.name = name or ("AL + style" if style else "AL" if loop else "AL no-int")
 
-    def fit(self, source):
+    def fit(self, source: str | Path | Tensor) -> "AnimatingLandscape":
         "Take in a photograph, or the first frame of a clip."
         self.photo, self.p = read_source(source)[0].to(self.system.motion_book.device), None
         return self
 
-    def animate(self, n_frames, seed=0, speed=1.0):
+    def animate(self, n_frames: int, seed: int = 0, speed: float = 1.0) -> Video:
         "Frames of the photograph in motion; the seed chooses the codes."
         check_take(n_frames, speed)
         if self.photo is None: raise InputError("Give the system a photograph first: fit(photo).")
@@ -201,7 +203,7 @@ class AnimatingLandscape(Animator):
         report = {"system": self.name, "motion code": motion, "style": style if self.style else None}
         return as_video(torch.cat([frame.cpu() for frame in frames]), self.p, report)
 
-    def card(self):
+    def card(self) -> dict:
         "What it is."
         trained = self.system.meta.get("trained")
         return dict(name=self.name, origin=self.system.meta.get("origin", "reimplemented"),
@@ -236,14 +238,15 @@ def moving_frames(
         yield known[t % len(loop)]
 
 
-def small_copy(photo, net):
+def small_copy(photo: Tensor, net: nn.Module) -> Tensor:
     "A photograph squeezed to what a predictor sees."
     side = (net.config.resolution,) * 2
     return F.interpolate(photo, size=side, mode="bilinear", align_corners=False, antialias=True)
 
 
 @torch.no_grad()
-def styled_frames(system, photo, u, frames, length=199) -> Iterator[Tensor]:
+def styled_frames(system: Landscape, photo: Tensor, u: float,
+                  frames: Iterable[Tensor], length: int = 199) -> Iterator[Tensor]:
     "Frames in the colours of a day of the book; the colour maps are predicted on small copies."
     E, book, n = system.E_A, system.style_book, PASSES * ((length - 1) // 2)
     own = E(encoder_view(photo, E.config))[0]

@@ -7,6 +7,7 @@ __all__ = ['TRIALS', 'window_clips', 'Trial', 'order_of', 'measure_net', 'trial_
 
 # %% ../../nbs/871_convergence.ipynb #bc6bfeb6
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def order_of(
 # %% ../../nbs/871_convergence.ipynb #4a466cd3
 @torch.no_grad()
 def measure_net(
-    net,              # Seg2VidNet
+    net: Seg2VidNet,  # Seg2VidNet
     clips: Tensor,    # (N, 5, 3, H, W) in [0, 1]
 ) -> dict:            # name -> number
     "Errors as shares of a still photograph's, and the flow."
@@ -103,7 +104,7 @@ def trial_clips(
 def run_trial(
     name: str,          # of the trial
     trial: Trial,       # what is taken away
-    folder,             # for the training, which goes on where it was
+    folder: str | Path,  # for the training, which goes on where it was
     every: int = 50,    # steps between two points of the curve
 ) -> dict:              # history, numbers on training clips and on others
     "Train one network, or go on with it; what came out."
@@ -128,10 +129,10 @@ def run_trial(
 
 # %% ../../nbs/871_convergence.ipynb #74ab99f9
 def run_trials(
-    folder,                 # for the trainings, which go on where they were
-    out,                    # .json file of results; what it holds with the same settings is not run again
+    folder: str | Path,     # for the trainings, which go on where they were
+    out: str | Path,        # .json file of results; what it holds with the same settings is not run again
     trials: dict = TRIALS,  # name -> Trial
-    say=None,               # called with a line after each trial
+    say: Callable | None = None,  # called with a line after each trial
 ) -> dict:                  # name -> what `run_trial` found
     "Train all, and write what came out after each."
     folder, out = Path(folder), Path(out)

@@ -71,7 +71,7 @@ class Predictor(nn.Module):
         self.up2, self.norm_up2 = _conv(4 * c, c, 3), _norm(c)
         self.up3 = _conv(2 * c, 2 if config.kind == "motion" else 6, 5)
 
-    def forward(self, image, code):
+    def forward(self, image: Tensor, code: Tensor) -> Tensor:
         z = code[:, :, None, None]
         told = lambda x: torch.cat([x, z.expand(-1, -1, *x.shape[-2:])], 1)
         larger = lambda x, y: F.interpolate(torch.cat([x, y], 1), scale_factor=2)
@@ -109,7 +109,7 @@ class CodeEncoder(nn.Module):
                 nn.init.kaiming_normal_(part.weight, 0.2)
                 nn.init.zeros_(part.bias)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = encoder_view(x, self.config)
         x = self.blocks(self.first(x / self.config.most if self.config.kind == "motion" else x))
         return self.mean(F.leaky_relu(x, 0.2).mean((2, 3)))

@@ -8,6 +8,8 @@ __all__ = ['STYLE_WEIGHTS', 'VGG16Features', 'style_features', 'gram', 'appearan
 
 # %% ../../nbs/852_landscape_colours.ipynb #a012d0e0
 import functools
+from collections.abc import Callable
+from pathlib import Path
 
 from torch import nn, Tensor
 import torch
@@ -33,7 +35,7 @@ class VGG16Features(nn.Module):
         self.register_buffer("mean", torch.tensor([.485, .456, .406]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([.229, .224, .225]).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> list:
         x, maps = ((images + 1) / 2 - self.mean) / self.std, []
         for k, layer in enumerate(self.layers):
             x = layer(x)
@@ -45,7 +47,7 @@ class VGG16Features(nn.Module):
 def style_features(
     name: str = "embedded",    # or "vgg16", fetched once
     device: str = "cpu",       # where
-):                             # images -> four maps, the finest for the content
+) -> Callable:                 # images -> four maps, the finest for the content
     "The feature maps that styles are compared by."
     if name == "vgg16": return VGG16Features().eval().requires_grad_(False).to(device)
     if name != "embedded": raise InputError(f"Styles are compared by embedded or vgg16, not {name!r}.")
@@ -69,7 +71,7 @@ def appearance_terms(
     image: Tensor,         # (1, 3, R, R) a frame
     maps: Tensor,          # (1, 6, R, R) what the predictor answers
     target: Tensor,        # (1, 3, R, R) another frame of its clip
-    network="embedded",    # of `style_features`
+    network: str = "embedded",  # of `style_features`
 ) -> dict:                 # name -> scalar, weighted
     "The terms of the appearance loss."
     result, features = recoloured(image, maps), style_features(network, str(image.device))
@@ -87,7 +89,7 @@ class AppearanceLearner(nn.Module):
         super().__init__()
         self.config, self.P, self.E = config, Predictor(config), CodeEncoder(config)
 
-    def forward(self, image, target):
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
         "The colour maps that turn a frame's colours into those of another."
         return self.P(image, self.E(target))
 
@@ -98,7 +100,7 @@ def appearance_loss(
     seed: int = 0,               # of the draws
     network: str = "embedded",   # of `style_features`
     held_out: list = (),         # clips to validate on
-):                               # loss(split, step) -> scalar
+) -> Callable:                   # loss(split, step) -> scalar
     "The loss of two random frames of one clip; every clip comes once an epoch."
     known, held = [[f for _, f in found if len(f) > 1] for found in (clips, held_out or clips)]
     if not known: raise InputError("No clip has two frames; give clips with a change of light.")
@@ -119,14 +121,14 @@ def train_appearance(
     clips: list,                 # of (name, frames)
     config: PredictorConfig = PredictorConfig("appearance"),    # sizes
     steps: int = 5_000_000,      # pairs
-    path=None,                   # checkpoint
+    path: str | Path | None = None,  # checkpoint
     resume: bool = True,         # go on from the checkpoint if there is one
     seed: int = 0,               # of weights and draws
     learning_rate: float = 1e-4, # of Adam, constant
     held_out: list = (),         # clips to validate on
     network: str = "embedded",   # of `style_features`
     every: int = 2000,           # steps between checkpoints
-    device="cpu",                # where
+    device: str | torch.device = "cpu",  # where
 ) -> tuple:                      # AppearanceLearner, history
     "Learn to change colours; killed and started again, the result is the same bit for bit."
     with torch.random.fork_rng(devices=[]):

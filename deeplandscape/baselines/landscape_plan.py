@@ -8,6 +8,7 @@ __all__ = ['LANDSCAPE_PLANS', 'LandscapePlan', 'by_first_component', 'motion_cod
 
 # %% ../../nbs/853_landscape_plan.ipynb #a802521f
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def day_codes(
 def landscape_clips(
     plan: LandscapePlan,    # for sizes and scenes
     sources: list,          # stores, videos or folders of clips, PATH or PATH:WEIGHT
-    out,                    # folder in which stores are made
+    out: str | Path,        # folder in which stores are made
 ) -> dict:                  # "motion", "appearance", and "held" -> [(name, frames), ...]
     "What there is to learn from."
     sizes = {"motion": plan.motion.resolution, "appearance": plan.appearance.resolution}
@@ -116,10 +117,10 @@ def landscape_clips(
 def train_landscape(
     plan: LandscapePlan,              # what and how long
     sources: list = (),               # stores, videos or folders of clips
-    out="runs/landscape",             # folder for checkpoints and the file
+    out: str | Path = "runs/landscape",  # folder for checkpoints and the file
     start: Landscape | None = None,   # to finetune
-    device="cpu",                     # where
-    say=print,                        # progress in words
+    device: str | torch.device = "cpu",  # where
+    say: Callable = print,            # progress in words
 ) -> Path:                            # of the trained system
     "Train Animating Landscape; killed and started again, it goes on where it was."
     out = Path(out)
@@ -141,13 +142,14 @@ def train_landscape(
 
 # %% ../../nbs/853_landscape_plan.ipynb #4870c8b1
 @torch.no_grad()
-def visited_codes(learner) -> Tensor:
+def visited_codes(learner: MotionLearner) -> Tensor:
     "The codes (n, 8) of the clips that were visited."
     visited = learner.flows.flatten(1).abs().amax(1) > 0
     return learner.E(learner.flows[visited])
 
 
-def add_colours(system, plan, clips, out, start, common, say):
+def add_colours(system: Landscape, plan: LandscapePlan, clips: list,
+                out: str | Path, start: Landscape | None, common: dict, say: Callable) -> None:
     "Train the colours of a system, or take over those of `start`."
     if plan.appearance_steps == 0:
         if start: system.P_A, system.E_A, system.style_book = start.P_A, start.E_A, start.style_book
@@ -162,7 +164,7 @@ def add_colours(system, plan, clips, out, start, common, say):
 # %% ../../nbs/853_landscape_plan.ipynb #d599bdb5
 def step_seconds(
     plan: LandscapePlan,    # what is to be trained
-    device="cpu",           # where
+    device: str | torch.device = "cpu",  # where
 ) -> float:                 # seconds of both trainings
     "The time of the trainings, from a step of each on noise."
     noise = [[("noise", torch.randint(256, (4, 3, c.resolution, c.resolution), dtype=torch.uint8))]

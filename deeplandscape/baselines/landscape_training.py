@@ -9,6 +9,8 @@ __all__ = ['squeezed', 'StoredFrames', 'store_clips', 'rendered_clips', 'motion_
 # %% ../../nbs/851_landscape_training.ipynb #34027e53
 import functools
 import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from torch import nn, Tensor
 import numpy as np
@@ -23,6 +25,7 @@ from ..data.sources import is_held_out
 from ..data.weather import scene_seeds
 from ..media import from_uint8, to_uint8
 from ..training.fit import fit, FitConfig
+from ..data.store import Store
 
 # %% ../../nbs/851_landscape_training.ipynb #064096f6
 def squeezed(
@@ -37,19 +40,19 @@ def squeezed(
 
 class StoredFrames:
     "One clip of a store: `len(clip)`, and `clip[[3, 5]]` gives bytes (2, 3, R, R)."
-    def __init__(self, table, item: int, resolution: int):
+    def __init__(self, table: Tensor, item: int, resolution: int):
         self.table, self.item, self.resolution = table, item, resolution
 
-    def __len__(self): return int(self.table.frames[self.item])
+    def __len__(self) -> int: return int(self.table.frames[self.item])
 
-    def __getitem__(self, which):
+    def __getitem__(self, which: int | slice) -> Tensor:
         if isinstance(which, slice): which = range(len(self))[which]
         frames = np.stack([self.table.read(self.resolution, self.item, int(k)) for k in which])
         return squeezed(torch.from_numpy(frames).permute(0, 3, 1, 2), self.resolution)
 
 
 def store_clips(
-    store,                  # a data.store.Store
+    store: Store,           # a data.store.Store
     resolution: int,        # R, px; a level of the store
     split: str = "train",   # or "val"
 ) -> list:                  # of (name, StoredFrames)
@@ -77,7 +80,7 @@ def rendered_clips(
 
 # %% ../../nbs/851_landscape_training.ipynb #40488970
 def motion_pairs(
-    frames,                 # a clip
+    frames: Sequence[Tensor],  # a clip
     gap: int = 2,           # frames from the first of a pair to the second
     least: float = 0.02,    # mean absolute difference, of pictures in [-1, 1]
 ) -> list:                  # indices of first frames
@@ -110,11 +113,11 @@ class MotionLearner(nn.Module):
         self.config, self.P, self.E = config, Predictor(config), CodeEncoder(config)
         self.register_buffer("flows", torch.zeros(clips, 2, config.encoder_side, config.encoder_side))
 
-    def forward(self, image, last):
+    def forward(self, image: Tensor, last: Tensor) -> Tensor:
         "Flow of a frame, given the last flow of its clip at the encoder's size."
         return self.P(image, self.E(last))
 
-    def settled(self, image, rounds: int = 3):
+    def settled(self, image: Tensor, rounds: int = 3) -> Tensor:
         "The flow of a frame of no known clip: from nothing, told its own answer a few times."
         last = torch.zeros(len(image), *self.flows.shape[1:], device=image.device)
         for _ in range(rounds): last = encoder_view(flow := self(image, last), self.config)
@@ -127,7 +130,7 @@ def motion_loss(
     seed: int = 0,            # of the order
     gap: int = 2,             # see `motion_pairs`
     held_out: list = (),      # clips to validate on
-):                            # loss(split, step) -> scalar
+) -> Callable:                # loss(split, step) -> scalar
     "Reconstruction and smoothness of one pair; every clip comes once an epoch, in an order of its own."
     known = [(k, pairs) for k, (_, frames) in enumerate(clips) if (pairs := motion_pairs(frames, gap))]
     if not known:
@@ -150,13 +153,13 @@ def motion_loss(
     return loss
 
 
-def frame_pair(learner, frames, first, gap=2):
+def frame_pair(learner: MotionLearner, frames: Sequence[Tensor], first: int, gap: int = 2) -> tuple:
     "Two frames of a clip, each (1, 3, R, R)."
     image = from_uint8(frames[[first, first + gap]]).to(learner.flows.device)
     return image[:1], image[1:]
 
 
-def validation_error(learner, first, second):
+def validation_error(learner: MotionLearner, first: Tensor, second: Tensor) -> float:
     "Squared error after the settled flow, as a share of that without flow, on one pair."
     return F.mse_loss(look_up(first, learner.settled(first)), second) / F.mse_loss(first, second)
 
@@ -189,14 +192,14 @@ def train_motion(
     clips: list,                                  # of (name, frames)
     config: PredictorConfig = PredictorConfig(),  # sizes
     steps: int = 5_000_000,                       # pairs; the article's 5,000 epochs over 1,000 clips
-    path=None,                                    # checkpoint
+    path: str | Path | None = None,               # checkpoint
     resume: bool = True,                          # go on from the checkpoint if there is one
     seed: int = 0,                                # of weights and order
     learning_rate: float = 1e-4,                  # of Adam, constant
     held_out: list = (),                          # clips to validate on
     start: tuple | None = None,                   # predictor and encoder to begin with (finetuning)
     every: int = 2000,                            # steps between checkpoints
-    device="cpu",                                 # where
+    device: str | torch.device = "cpu",           # where
 ) -> tuple:                                       # MotionLearner, history
     "Learn to predict motion; killed and started again, the result is the same bit for bit."
     with torch.random.fork_rng(devices=[]):

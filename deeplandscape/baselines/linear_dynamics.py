@@ -8,8 +8,11 @@ __all__ = ['LinearSystem', 'fit_linear', 'run_forward', 'plot_poles', 'reference
 
 # %% ../../nbs/83_linear_dynamics.ipynb #60b8788c
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +21,7 @@ from ..averages import resize
 from .systems import (
     Animator, as_video, check_take, draw_clip, feathered, largest_rectangle, paste, read_source, regions_of)
 from ..core import InputError, item_generator
+from ..photo.animation import Video
 
 # %% ../../nbs/83_linear_dynamics.ipynb #1aaa061f
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class LinearSystem:
         found = torch.linalg.eigvals(self.A)
         return found[found.abs().argsort(descending=True)]
 
-    def frames(self, states):
+    def frames(self, states: Tensor) -> Tensor:
         "What states (n, T) look like, (T, P)."
         return (self.C @ states + self.mean[:, None]).T
 
@@ -77,7 +81,7 @@ def run_forward(
     return torch.stack(states, 1)
 
 
-def plot_poles(axes, system: LinearSystem, title: str = ""):
+def plot_poles(axes: plt.Axes, system: LinearSystem, title: str = "") -> None:
     "Eigenvalues beside the unit circle; those outside make the clip blow up."
     angle, z = np.linspace(0, 2 * np.pi, 200), system.poles.numpy()
     axes.plot(np.cos(angle), np.sin(angle), color="0.6", lw=1)
@@ -114,7 +118,7 @@ def reference_path(
     return torch.tensor(path)
 
 
-def follow(A, R, strength):
+def follow(A: Tensor, R: Tensor, strength: float) -> Tensor:
     "The path (n, T) with the least sum of squares of its distance to R and of its departures from A."
     (n, T), eye = R.shape, torch.eye(len(R), dtype=R.dtype)
     first, middle, last = eye + strength * A.T @ A, eye + strength * (eye + A.T @ A), eye + strength * eye
@@ -152,7 +156,7 @@ def sky_of_clip(
     seed: int = 0,        # of the draw
     side: int = 128,      # px of the square it is brought to
     least: float = 0.05,  # share of the picture that the rectangle must have
-    segment=None,         # as for `regions_of`
+    segment: Callable | None = None,  # as for `regions_of`
 ) -> tuple:               # name, (T, 3, side, side)
     "A rectangle of sky of a reference clip; a clip without enough sky is passed over."
     for name, clip in (draw_clip(clips, seed + 7919 * k) for k in range(12)):
@@ -175,29 +179,29 @@ def box_of(
 class LinearDynamics(Animator):
     "The sky's change by a linear dynamic system of another clip."
     def __init__(self,
-                 clips=(),               # (name, clip) to learn from where a photograph alone is given
+                 clips: Sequence[tuple] = (),  # (name, clip) to learn from where a photograph alone is given
                  states: int = 50,       # n
                  side: int = 128,        # px of the sky that is fitted
                  closed: bool = False,   # the closed loop, as we understand it
                  noise: float = 1.0,     # factor on B of the open one
-                 segment=None):          # images -> masks; None: the embedded segmenter
+                 segment: Callable | None = None):  # images -> masks; None: the embedded segmenter
         self.clips, self.states, self.side = list(clips), states, side
         self.closed, self.noise, self.segment, self.fitted = closed, noise, segment, {}
         self.name = "linear dynamics, closed loop" if closed else "linear dynamics"
 
-    def fit(self, source):
+    def fit(self, source: str | Path | Tensor) -> "LinearDynamics":
         self.photo, clip = read_source(source)
         self.own = [] if clip is None or len(clip) < 3 else [("the clip itself", clip)]
         self.p = regions_of(self.photo, self.segment)
         return self
 
-    def system(self, seed):
+    def system(self, seed: int) -> tuple:
         "Name and fitted system of the reference clip that the seed draws."
         name, sky = sky_of_clip(self.own or self.clips, seed, self.side, segment=self.segment)
         if name not in self.fitted or self.own: self.fitted[name] = fit_linear(sky.flatten(1), self.states)
         return name, self.fitted[name]
 
-    def animate(self, n_frames, seed=0, speed=1.0):
+    def animate(self, n_frames: int, seed: int = 0, speed: float = 1.0) -> Video:
         check_take(n_frames, speed)
         box = box_of(self.p[:, 1:2])
         if box is None: return as_video(self.photo.expand(n_frames, -1, -1, -1), self.p, {"note": "no sky"})
@@ -209,11 +213,13 @@ class LinearDynamics(Animator):
         report = {"reference": name, "states": len(system.A), "largest pole": float(system.poles.abs()[0])}
         return as_video(frames, self.p, report)
 
-    def added(self, system, states, times, box): return add_change(self, system, states, times, box)
-    def card(self): return linear_card(self)
+    def added(self, system: LinearSystem, states: Tensor, times: Tensor, box: tuple) -> Tensor:
+        return add_change(self, system, states, times, box)
+    def card(self) -> dict: return linear_card(self)
 
 # %% ../../nbs/83_linear_dynamics.ipynb #178e98fc
-def add_change(animator, system, states, times, box):
+def add_change(animator: LinearDynamics, system: LinearSystem,
+               states: Tensor, times: Tensor, box: tuple) -> Tensor:
     "The photograph with what the states (n, S) add at times (T,), linearly between them, in its sky."
     low = times.long()
     high, share = (low + 1).clamp(max=states.shape[1] - 1), (times - low).to(states)
@@ -224,7 +230,7 @@ def add_change(animator, system, states, times, box):
     return paste(animator.photo, frames.clamp(-1, 1), feathered(animator.p[:, 1:2]))
 
 
-def linear_card(animator):
+def linear_card(animator: LinearDynamics) -> dict:
     "What a linear dynamic system is, as `CARD` asks."
     settings = {k: getattr(animator, k) for k in ("states", "side", "closed", "noise")}
     differs = "Fitted on the sky of another clip; its change is added to the photograph's sky."

@@ -57,7 +57,7 @@ def drifting_gabors(
     return stripes / stripes.square().sum((1, 2, 3), keepdim=True).sqrt()
 
 
-def halve(x):
+def halve(x: Tensor) -> Tensor:
     "x (B, C, H, W) at half the size: a Gaussian of 5 x 5, sigma 2, at every second pixel."
     line = torch.exp(-torch.arange(-2.0, 3.0, device=x.device, dtype=x.dtype).square() / 8)
     kernel = torch.outer(line, line) / line.sum() ** 2
@@ -78,7 +78,7 @@ class MotionEnergy(nn.Module):
         self.filters.weight.data = drifting_gabors(c.filters, c.kernel)
         for bias in (self.filters.bias, self.mix.bias): nn.init.zeros_(bias)
 
-    def levels(self, pairs):
+    def levels(self, pairs: Tensor) -> list:
         "The energies of each level, finest first, at its own size."
         mean = pairs.mean((1, 2, 3), keepdim=True)
         x = (pairs - mean) / (pairs - mean).square().mean((1, 2, 3), keepdim=True).add(1e-6).sqrt()
@@ -90,12 +90,12 @@ class MotionEnergy(nn.Module):
             found.append(h / (h.abs().sum(1, keepdim=True) + 1e-3))
         return found
 
-    def energies(self, pairs):
+    def energies(self, pairs: Tensor) -> Tensor:
         "All of them at the size of the pairs, (B, levels x channels, H, W)."
         up = lambda h: F.interpolate(h, size=pairs.shape[-2:], mode="bilinear", align_corners=False)
         return torch.cat([up(h) for h in self.levels(pairs)], 1)
 
-    def decode(self, levels, size):
+    def decode(self, levels: list, size: tuple[int, int]) -> Tensor:
         "The flow that the levels' energies speak of, (B, 2, *size)."
         up = lambda h: F.interpolate(h, size=size, mode="bilinear", align_corners=False)
         levels = [self.config.channels * h for h in levels]        # about 1 each
@@ -104,13 +104,13 @@ class MotionEnergy(nn.Module):
         read = sum(up(F.conv2d(h, part)) for h, part in zip(levels, parts))
         return self.flow(F.relu(read + self.read.bias.view(-1, 1, 1)))
 
-    def forward(self, pairs): return self.decode(self.levels(pairs), pairs.shape[-2:])
+    def forward(self, pairs: Tensor) -> Tensor: return self.decode(self.levels(pairs), pairs.shape[-2:])
 
 # %% ../../nbs/831_motion_energy.ipynb #09b04f2f
 HOURS_APART = (0.03, 0.4)     # of two frames: at 96 px the fastest twentieth moves about 0.5 to 7 px
 
 
-def grey_of(images):
+def grey_of(images: Tensor) -> Tensor:
     "Luma of (..., 3, H, W), (..., H, W)."
     return torch.einsum("...chw,c->...hw", images, images.new_tensor([.299, .587, .114]))
 
@@ -149,7 +149,7 @@ def turned_pair(
     return frames, flow
 
 
-def turned_batch(split, step, batch, side, crop, seed):
+def turned_batch(split: str, step: int, batch: int, side: int, crop: int, seed: int) -> tuple:
     "Grey pairs (B, 2, crop, crop), flow and weight of one step: a pure function of its arguments."
     frames, flow, weight = flow_pairs(split, step * batch, batch, side, seed)
     g, grey, made = item_generator(seed, "turns", split, step), grey_of(frames), []
@@ -181,13 +181,13 @@ class MotionEnergyTraining:
 PAPER_TRAINING = MotionEnergyTraining(steps=600_000, batch=10, side=384, crop=256)
 
 
-def end_point_error(flow, truth, weight):
+def end_point_error(flow: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     "Mean length of the difference of two flows (B, 2, H, W), weighted by (B, 1, H, W)."
     away = ((flow - truth).square().sum(1, keepdim=True) + 1e-6).sqrt()
     return (away * weight).sum() / weight.sum().clamp_min(1e-6)
 
 
-def motion_energy_loss(net, pairs, flow, weight):
+def motion_energy_loss(net: MotionEnergy, pairs: Tensor, flow: Tensor, weight: Tensor) -> Tensor:
     "Error of the network plus the mean error of its levels' heads."
     levels = net.levels(pairs)
     found, side = net.decode(levels, pairs.shape[-2:]), 0.0
@@ -201,7 +201,7 @@ def motion_energy_loss(net, pairs, flow, weight):
 def train_motion_energy(
     config: MotionEnergyConfig = SHIPPED,    # sizes of the network
     training: MotionEnergyTraining = MotionEnergyTraining(),     # how
-    path=None,                               # file for it; a checkpoint stands beside it while training
+    path: str | Path | None = None,          # file for it; a checkpoint stands beside it while training
     resume: bool = False,                    # go on from the checkpoint if there is one
     quiet: bool = False,                     # no progress bar
     validate_every: int = 100,               # steps between validations and checkpoints
@@ -227,8 +227,8 @@ def train_motion_energy(
 
 
 def load_motion_energy(
-    path="motion_energy",    # a name in the weight registry, or a file of `train_motion_energy`
-    device="cpu",            # where
+    path: str | Path = "motion_energy",  # a name in the weight registry, or a file of `train_motion_energy`
+    device: str | torch.device = "cpu",  # where
 ) -> MotionEnergy:           # frozen, in evaluation mode
     "The trained network of motion energy."
     build = lambda config: MotionEnergy(MotionEnergyConfig(**config))

@@ -7,6 +7,7 @@ __all__ = ['Seg2VidConfig', 'block', 'up', 'MotionEncoder', 'FlowDecoder', 'warp
            'flow_smoothness', 'seg2vid_losses', 'predict_frames', 'Seg2Vid']
 
 # %% ../../nbs/87_seg2vid.ipynb #1f8607ab
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ..core import InputError, item_normal
 from ..files import load_network
 from ..media import to_uint8
 from ..perception.network import perceptual_loss
+from ..photo.animation import Video
 
 # %% ../../nbs/87_seg2vid.ipynb #f2819356
 @dataclass(frozen=True)
@@ -31,12 +33,12 @@ class Seg2VidConfig:
     base: int = 32          # channels of the first convolution
     latent: int = 1024      # numbers in z
 
-def block(cin, cout, kernel=3, stride=1, norm=True):
+def block(cin: int, cout: int, kernel: int = 3, stride: int = 1, norm: bool = True) -> nn.Sequential:
     "Convolution, batch normalisation, leaky ReLU 0.2."
     conv = nn.Conv2d(cin, cout, kernel, stride, (kernel - 1) // 2)
     return nn.Sequential(conv, *([nn.BatchNorm2d(cout)] if norm else []), nn.LeakyReLU(0.2))
 
-def up(cin, cout, kernel=3):
+def up(cin: int, cout: int, kernel: int = 3) -> nn.Sequential:
     "Two blocks, the first twice as wide, and pixels doubled."
     blocks = block(cin, 2 * cout, kernel), block(2 * cout, cout, kernel)
     return nn.Sequential(*blocks, nn.Upsample(scale_factor=2))
@@ -179,8 +181,8 @@ def flow_smoothness(
 def seg2vid_losses(
     net: Seg2VidNet,             # network
     clip: Tensor,                # (B, T + 1, 3, H, W) in [0, 1]
-    seeds,                       # B ints, of z and of the noise
-    perceptual=None,             # of activations; None: embedded
+    seeds: Sequence[int],        # B ints, of z and of the noise
+    perceptual: Callable | None = None,  # of activations; None: embedded
     smooth_all: bool = False,    # smoothness of all frames, not of the first only
     kl_weight: float = 0.1,      # of the divergence of z, in thousands of nats
 ) -> dict:                       # name -> weighted loss
@@ -232,11 +234,11 @@ class Seg2Vid(Animator):
         build = lambda c: Seg2VidNet(Seg2VidConfig(**c))
         self.net = (net if isinstance(net, nn.Module) else load_network(net, "seg2vid", build)).eval()
 
-    def fit(self, source) -> "Seg2Vid":
+    def fit(self, source: str | Path | Tensor) -> "Seg2Vid":
         self.photo = read_source(source)[0]
         return self
 
-    def animate(self, n_frames: int, seed: int = 0, speed: float = 1.0):
+    def animate(self, n_frames: int, seed: int = 0, speed: float = 1.0) -> Video:
         check_take(n_frames, speed)
         if not hasattr(self, "photo"):
             raise InputError("Seg2Vid has seen no photograph yet; call fit first.")

@@ -21,6 +21,7 @@ from .systems import Animator, as_video, check_take, read_source, regions_of
 from ..core import InputError, item_generator, pick_device
 from ..files import load_tensors, save_tensors
 from ..media import to_uint8
+from ..photo.animation import Video
 
 # %% ../../nbs/861_singan.ipynb #03d19984
 def single(
@@ -49,14 +50,14 @@ def photo_key(
 
 # %% ../../nbs/861_singan.ipynb #a819d3ad
 def pyramid_file(
-    folder,      # of trained pyramids
+    folder: str | Path,  # of trained pyramids
     key: str,    # of `photo_key`
 ) -> Path:
     "Where the pyramid of a photograph is kept."
     return Path(folder) / f"singan_{key}.safetensors"
 
 def save_pyramid(
-    path,                # file to write
+    path: str | Path,    # file to write
     pyramid: Pyramid,    # of one photograph
     about: dict,         # more for the header
 ) -> Path:
@@ -65,8 +66,8 @@ def save_pyramid(
     return save_tensors(path, {n: v for n, v in pyramid.state_dict().items() if "num_batches" not in n}, meta)
 
 def load_pyramid(
-    path,            # file of `save_pyramid`
-    device="cpu",    # where
+    path: str | Path,  # file of `save_pyramid`
+    device: str | torch.device = "cpu",  # where
 ) -> Pyramid:
     "Read what `save_pyramid` wrote."
     state, meta = load_tensors(path)
@@ -81,8 +82,8 @@ def train_together(
     photos: dict,            # key -> (1, 3, H, W), all of one size
     config: SinGANConfig,    # sizes and schedule
     seed: int,               # of weights and noise
-    folder,                  # Path for the unfinished training; None: nowhere
-    device,                  # where
+    folder: str | Path,      # Path for the unfinished training; None: nowhere
+    device: str | torch.device,  # where
 ) -> dict:                   # key -> Pyramid
     "Train several photographs at once, or go on where it was stopped."
     t, about = Training(torch.cat([*photos.values()]), config, seed, device), dict(photos=[*photos])
@@ -101,9 +102,9 @@ def fit_pyramids(
     photos: list[Tensor],                       # (1, 3, H, W) in [-1, 1] each
     config: SinGANConfig = SinGANConfig(),      # sizes and schedule
     seed: int = 0,                              # of weights and noise
-    folder=None,                                # where finished pyramids are kept; None: nowhere
+    folder: str | Path | None = None,           # where finished pyramids are kept; None: nowhere
     together: int = 5,                          # photographs trained at once
-    device="cpu",                               # where
+    device: str | torch.device = "cpu",         # where
 ) -> list[Pyramid]:                             # one of each photograph
     "Train what no file holds yet, several photographs of one size at once."
     keys, folder = [photo_key(p, config, seed) for p in photos], Path(folder) if folder else None
@@ -120,10 +121,10 @@ def fit_pyramids(
 # %% ../../nbs/861_singan.ipynb #7edc0182
 def noise_walk(
     z: Tensor,               # z*, (1, C, h, w)
-    generator,               # of the steps
+    generator: torch.Generator,  # of the steps
     alpha: float = 0.1,      # pull back to z*
     beta: float = 0.9,       # share of the last step in the next
-):                           # yields z_0, z_1, ... without end
+) -> Tensor:                 # yields z_0, z_1, ... without end
     "A random walk with momentum that does not leave the neighbourhood of z*."
     draw = lambda: torch.randn(z.shape, generator=generator).to(z.device)
     before, now = z, 0.95 * z + 0.05 * draw()
@@ -141,7 +142,7 @@ def animate_pyramid(
     speed: float = 1.0,     # steps of the walk in a frame
     start: int = 2,         # the first scale whose noise walks
     beta: float = 0.9,      # momentum
-):                          # yields frames (1, 3, h, w) in [-1, 1]
+) -> Tensor:                # yields frames (1, 3, h, w) in [-1, 1]
     "The pictures along a walk."
     K = len(pyramid.sizes)
     if not 0 <= start < K:
@@ -185,13 +186,13 @@ class SinGAN(Animator):
     "One photograph, learnt at every scale, and a walk through its noise."
     name = "SinGAN"
 
-    def __init__(self, config: SinGANConfig = SinGANConfig(), seed: int = 0, folder=None,
-                 start: int = 2, beta: float = 0.9, device="cpu"):
+    def __init__(self, config: SinGANConfig = SinGANConfig(), seed: int = 0, folder: str | Path | None = None,
+                 start: int = 2, beta: float = 0.9, device: str | torch.device = "cpu"):
         "folder: where trained pyramids are kept; start, beta: first scale and momentum of the walk."
         self.config, self.seed, self.folder = config, seed, folder
         self.start, self.beta, self.device = start, beta, device
 
-    def fit(self, source) -> "SinGAN": return self.fit_all([source])[0]
+    def fit(self, source: str | Path | Tensor) -> "SinGAN": return self.fit_all([source])[0]
 
     def fit_all(self, sources: list) -> list["SinGAN"]:
         "One fitted system for each photograph, trained together; the first is this one."
@@ -202,7 +203,7 @@ class SinGAN(Animator):
             system.photo, system.pyramid = photo, pyramid
         return fitted
 
-    def animate(self, n_frames: int, seed: int = 0, speed: float = 1.0):
+    def animate(self, n_frames: int, seed: int = 0, speed: float = 1.0) -> Video:
         check_take(n_frames, speed)
         if not hasattr(self, "pyramid"):
             raise InputError("SinGAN has seen no photograph yet; call fit first.")

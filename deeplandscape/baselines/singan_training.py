@@ -9,7 +9,9 @@ __all__ = ['SMALL_SINGAN', 'SinGANConfig', 'pyramid_sizes', 'PatchNet', 'width_a
 
 # %% ../../nbs/86_singan_training.ipynb #5707419d
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn, Tensor
@@ -135,7 +137,7 @@ class Pyramid(nn.Module):
 
 # %% ../../nbs/86_singan_training.ipynb #63010a5c
 def gradient_penalty(
-    critic,            # (1, 3 P, h, w) -> (1, P, h', w')
+    critic: Callable,  # (1, 3 P, h, w) -> (1, P, h', w')
     x: Tensor,         # (1, 3 P, h, w), between a photograph and a fake
     of: str = "place", # or "picture"
 ) -> Tensor:           # (P,)
@@ -148,7 +150,7 @@ def gradient_penalty(
     return ((length - 1) ** 2).mean(1)
 
 def singan_critic_loss(
-    critic,                  # (1, 3 P, h, w) -> (1, P, h', w')
+    critic: Callable,        # (1, 3 P, h, w) -> (1, P, h', w')
     real: Tensor,            # (1, 3 P, h, w)
     fake: Tensor,            # (1, 3 P, h, w)
     mix: float,              # in [0, 1], where between fake and real the penalty is taken
@@ -160,7 +162,7 @@ def singan_critic_loss(
     return gap + config.penalty * gradient_penalty(critic, between, config.penalty_of).sum()
 
 def singan_generator_loss(
-    critic,                  # (1, 3 P, h, w) -> (1, P, h', w')
+    critic: Callable,        # (1, 3 P, h, w) -> (1, P, h', w')
     fake: Tensor,            # (1, 3 P, h, w)
     again: Tensor,           # (1, 3 P, h, w), the reconstruction
     real: Tensor,            # (1, 3 P, h, w)
@@ -173,7 +175,8 @@ def singan_generator_loss(
 # %% ../../nbs/86_singan_training.ipynb #09181d33
 class Training:
     "The training of a pyramid, scale by scale."
-    def __init__(self, photos: Tensor, config: SinGANConfig = SinGANConfig(), seed: int = 0, device="cpu"):
+    def __init__(self, photos: Tensor, config: SinGANConfig = SinGANConfig(),
+                 seed: int = 0, device: str | torch.device = "cpu"):
         "photos: (P, 3, H, W) in [-1, 1]."
         self.config, self.seed, self.history = config, seed, []
         sizes, shape = pyramid_sizes(*photos.shape[-2:], config), (1, 3 * len(photos))
@@ -243,7 +246,7 @@ def train_iteration(
 # %% ../../nbs/86_singan_training.ipynb #182c597a
 def save_training(
     t: Training,    # to be continued
-    path,           # file to write
+    path: str | Path,  # file to write
     about: dict,    # of what
 ) -> None:
     "Write a training to be continued."
@@ -257,7 +260,7 @@ def save_training(
 
 def load_training(
     t: Training,    # at its beginning
-    path,           # file of `save_training`
+    path: str | Path,  # file of `save_training`
     about: dict,    # of what
 ) -> None:
     "Go on with a training that `save_training` wrote."
@@ -278,7 +281,7 @@ def load_training(
 # %% ../../nbs/86_singan_training.ipynb #399f7f1b
 def run_training(
     t: Training,                # at its beginning, or loaded
-    path=None,                  # file to be continued from
+    path: str | Path | None = None,  # file to be continued from
     about: dict | None = None,  # of what
     every: int = 100,           # iterations between two savings, and two points of the curve
     most: int | None = None,    # iterations at most, to be continued later

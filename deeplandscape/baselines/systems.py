@@ -9,6 +9,7 @@ __all__ = ['CARD', 'Animator', 'read_source', 'check_take', 'draw_clip', 'region
 # %% ../../nbs/829_systems.ipynb #d8ae4ab3
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ class Animator(ABC):
     name = "a system"
 
     @abstractmethod
-    def fit(self, source) -> "Animator":
+    def fit(self, source: str | Path | Tensor) -> "Animator":
         "Take in a photograph or a clip, as `read_source` does; returns itself."
 
     @abstractmethod
@@ -45,7 +46,7 @@ CARD = ("name", "origin", "licence", "differs", "settings")     # origin: reimpl
 
 # %% ../../nbs/829_systems.ipynb #01b63842
 def read_source(
-    source,                     # picture or video file, (3, H, W) or (T, 3, H, W), in [-1, 1] or bytes
+    source: str | Path | Tensor,  # picture or video file, (3, H, W) or (T, 3, H, W), in [-1, 1] or bytes
     side: int | None = None,    # px of the shorter side; None: its own
 ) -> tuple:                     # photograph (1, 3, H, W), clip (T, 3, H, W) or None
     "The photograph that is to be animated, and the clip it begins, if it does."
@@ -65,7 +66,7 @@ def read_source(
     return x[:1], x if source.dim() == 4 else None
 
 
-def check_take(n_frames, speed):
+def check_take(n_frames: int, speed: float) -> None:
     "Refuse a length or a speed that no system can make."
     if not 1 <= n_frames <= 20_000: raise InputError(f"A video has 1 to 20,000 frames, not {n_frames}.")
     if not 0 < speed <= 20: raise InputError(f"A speed of {speed} is not possible; 1 is natural.")
@@ -80,13 +81,13 @@ def draw_clip(
     name, clip = clips[int(torch.randint(len(clips), (), generator=item_generator(seed, "reference clip")))]
     found = read_source(clip)[1]
     if found is None or len(found) < 2:
-        raise InputError(f"{name} is no clip of at least 2 frames; leave it out.")
+        raise InputError(f"{name} is not a clip of at least 2 frames; leave it out.")
     return name, found
 
 # %% ../../nbs/829_systems.ipynb #20209802
 def regions_of(
     photo: Tensor,              # (1, 3, H, W) in [-1, 1]
-    segment=None,               # images -> (B, 3, H, W); None: the embedded segmenter
+    segment: Callable | None = None,  # images -> (B, 3, H, W); None: the embedded segmenter
     mask: Tensor | None = None, # (1, 1, h, w) of what moves, or (1, 3, h, w), in [0, 1]; None: found
 ) -> Tensor:                    # (1, 3, H, W) static, sky, water, summing to one
     "What is land, sky and water in a photograph."
@@ -140,7 +141,7 @@ def as_video(
 
 def run_measured(
     system: Animator,        # not fitted yet
-    source,                  # as for `fit`
+    source: str | Path | Tensor,  # as for `fit`
     n_frames: int = 200,     # frames of the video
     seed: int = 0,           # of the video
 ) -> Video:                  # with the cost in its report
@@ -158,14 +159,14 @@ class StillAnimator(Animator):
     "A photograph that stays as it is."
     name = "still photo"
 
-    def fit(self, source):
+    def fit(self, source: str | Path | Tensor) -> "StillAnimator":
         self.photo = read_source(source)[0]
         self.p = regions_of(self.photo)
         return self
 
-    def animate(self, n_frames, seed=0, speed=1.0):
+    def animate(self, n_frames: int, seed: int = 0, speed: float = 1.0) -> Video:
         check_take(n_frames, speed)
         return as_video(self.photo.expand(n_frames, -1, -1, -1), self.p, {})
 
-    def card(self):
+    def card(self) -> dict:
         return dict(name=self.name, origin="control", licence="none needed", differs="", settings={})

@@ -22,9 +22,9 @@ from ..core import InputError
 def number(
     help: str,              # a line for --help
     least: int = 0,         # smallest value
-    most=None,              # largest value; None: no limit
+    most: float | None = None,  # largest value; None: no limit
     *names: str,            # such as --out, -o; none: made from the name of the argument
-):                          # for Annotated[int | float, ...]
+) -> object:                # for Annotated[int | float, ...]
     "An option that holds a number within limits."
     limits = f"from {least:,} to {most:,}" if most is not None else f"of at least {least:,}"
     def check(value):
@@ -49,7 +49,7 @@ Threads = Annotated[Optional[int], number(
 class Terminated(BaseException):
     "Somebody asked this process to end."
 
-def terminate(*_) -> None:
+def terminate(*_: object) -> None:
     "Answer a signal."
     raise Terminated
 
@@ -72,7 +72,7 @@ def fault(
 
 def run_app(
     app: typer.Typer,          # all commands
-    arguments=None,            # a list of str; None: those of the process
+    arguments: list[str] | None = None,  # a list of str; None: those of the process
 ) -> int:                      # exit code
     "Run a command; a fault becomes a sentence."
     signal.signal(signal.SIGTERM, terminate)

@@ -30,7 +30,7 @@ def reproduce_command(
     cluster: Annotated[Optional[str], typer.Option(
         help="slurm, generic, or a folder with Snakemake's config.yaml: "
              "notebooks run as jobs of a cluster")] = None,
-):
+) -> None:
     "Regenerate the tables and figures of the paper; goes on where an interrupted run stopped."
     from deeplandscape.report.reproduce import reproduce as run
     done = run(profile, tuple(targets or ()), jobs, dry_run, name=name, seeds=seeds, cluster=cluster)
@@ -45,7 +45,7 @@ def diff_command(
     b: Annotated[str, typer.Argument(help="another one")],
     most: Annotated[int, number("numbers shown", 1, 10**6)] = 40,
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="file for all differences, .csv")] = None,
-):
+) -> None:
     "Show which numbers differ between two runs, and what the runs were made with."
     from deeplandscape.report.compare import diff_lines, results_diff
     if out: check_output(out, (".csv",))
@@ -58,7 +58,7 @@ def spread_command(
     runs: Annotated[list[str], typer.Argument(
         help="two runs or more; a run of --seeds stands for all its seeds")],
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="file for the whole table, .csv")] = None,
-):
+) -> None:
     "Mean and spread of each number over several runs."
     from deeplandscape.report.compare import seed_spread, shards_of
     if out: check_output(out, (".csv",))

@@ -19,9 +19,9 @@ from ..files import check_folder, check_output, only_one
 
 # %% ../../nbs/987_running_systems.ipynb #9c5a0006
 def singan_plan(
-    photo,          # (1, 3, H, W) in [-1, 1]
-    config,         # SinGANConfig
-    device,         # where
+    photo: object,  # (1, 3, H, W) in [-1, 1]
+    config: object,  # SinGANConfig
+    device: object,  # where
 ) -> list[str]:     # lines
     "Sizes, weights and estimated hours of a training."
     from deeplandscape.baselines.singan_training import train_iteration, Training

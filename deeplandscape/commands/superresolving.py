@@ -33,7 +33,7 @@ def train_superres_command(
     show: Annotated[bool, typer.Option(
         "--settings", help="print all settings as --set takes them, and stop")] = False,
     device: Device = "auto",
-):
+) -> None:
     "Train a super-resolution network on pairs; killed and started again, it goes on where it was."
     import torch
     from deeplandscape.photo.pairs import PairSet

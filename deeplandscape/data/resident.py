@@ -128,7 +128,7 @@ def mirror_skies(
     a = a * F.avg_pool2d(a, 7, stride=1, padding=3, count_include_pad=False)
     return torch.lerp(images, images.flip(-1), a), a
 
-def unlike(images, a):
+def unlike(images: Tensor, a: Tensor) -> Tensor:
     "Mean difference of pictures and their mirror images on [0, 1], weighted with a: (B,)."
     change = (images - images.flip(-1)).abs().mean(dim=1, keepdim=True) / 2
     return (change * a).sum(dim=(1, 2, 3)) / a.sum(dim=(1, 2, 3)).clamp(min=1e-6)
@@ -139,9 +139,9 @@ class MirroredSkies:
 
     def __init__(self,
                  store: Store,
-                 segment,                       # images -> shares of static, sky, water
-                 resolutions=(8, 16, 32, 64),   # px
-                 device="cpu",
+                 segment: Callable,             # images -> shares of static, sky, water
+                 resolutions: Sequence[int] = (8, 16, 32, 64),  # px
+                 device: str | torch.device = "cpu",
                  least: float = 0.15,           # share of the picture that must change
                  alike: float = 0.1,            # how much both halves may differ in brightness, on [0, 1]
                  visible: float = 0.03):        # how much the changed places must differ
@@ -152,15 +152,18 @@ class MirroredSkies:
             shares = segment(F.interpolate(part, (small, small), mode="area"))
             shares = F.interpolate(shares, part.shape[-2:], mode="bilinear", align_corners=False)
             other, a = mirror_skies(part, shares)
-            apart, uneven = unlike(part, a), unlike(F.adaptive_avg_pool2d(part, 8), F.adaptive_avg_pool2d(a, 8))
+            apart, uneven = unlike(part, a), unlike(F.adaptive_avg_pool2d(part, 8),
+                                                    F.adaptive_avg_pool2d(a, 8))
             keep = (a.mean((1, 2, 3)) > least) & (uneven < alike) & (apart > visible)
             pairs = torch.stack([part, other], dim=1)[keep]
             for r, level in self.levels.items():
-                level.append(to_uint8(F.interpolate(pairs.flatten(0, 1), (r, r), mode="area")).permute(0, 2, 3, 1))
+                level.append(to_uint8(F.interpolate(pairs.flatten(0, 1), (r, r), mode="area"))
+                             .permute(0, 2, 3, 1))
         self.levels = {r: torch.cat(level) for r, level in self.levels.items()}
         self.count = len(self.levels[min(resolutions)]) // 2
 
-    def at(self, resolution, device): return _in_rows(self, resolution, device)
+    def at(self, resolution: int, device: str | torch.device) -> tuple:
+        return _in_rows(self, resolution, device)
 
 # %% ../../nbs/17_resident.ipynb #07b0fbca
 class Resident:
@@ -168,22 +171,26 @@ class Resident:
     def __init__(self,
                  stills: list,     # for D_st, [(Store or Scenes, weight), ...]
                  clips: list,      # for D_dyn
-                 device):
-        self.sources, self.device, self.resolution, self.shelves = dict(photos=stills, clips=clips), device, None, {}
+                 device: str | torch.device):
+        self.sources, self.device, self.resolution, self.shelves = dict(photos=stills,
+                                                                        clips=clips), device, None, {}
 
-    def shelf(self, kind, resolution):
+    def shelf(self, kind: str, resolution: int) -> Shelf:
         "The shelf of a resolution, filled when it is first asked for."
         if resolution != self.resolution: self.resolution, self.shelves = resolution, {}
-        if kind not in self.shelves: self.shelves[kind] = shelf_of(self.sources[kind], kind, resolution, self.device)
+        if kind not in self.shelves:
+            self.shelves[kind] = shelf_of(self.sources[kind], kind, resolution, self.device)
         return self.shelves[kind]
 
-    def chance(self, seeds, shelf):
+    def chance(self, seeds: Sequence[int], shelf: Shelf) -> tuple:
         "Uniform numbers (10, B) from the first seed, and the items they choose."
-        draw = lambda count, seed: torch.rand(10, count, generator=torch.Generator(self.device).manual_seed(seed), device=self.device, dtype=torch.float64)
-        u = draw(len(seeds), seeds[0]) if torch.device(self.device).type != "cpu" else torch.cat([draw(1, seed) for seed in seeds], dim=1)
+        draw = lambda count, seed: torch.rand(10, count, generator=torch.Generator(self.device)
+                                              .manual_seed(seed), device=self.device, dtype=torch.float64)
+        u = (draw(len(seeds), seeds[0]) if torch.device(self.device).type != "cpu"
+             else torch.cat([draw(1, seed) for seed in seeds], dim=1))
         return u, torch.searchsorted(shelf.ends, u[0], right=True).clamp(max=len(shelf.ends) - 1)
 
-    def real(self, frames, resolution, seeds):
+    def real(self, frames: int, resolution: int, seeds: Sequence[int]) -> Tensor:
         "Real images (B, 1, 3, R, R) or real pairs (B, 2, 3, R, R)."
         shelf = self.shelf("photos" if frames == 1 else "clips", resolution)
         u, item = self.chance(seeds, shelf)
@@ -192,15 +199,17 @@ class Resident:
         corner = lambda size: (u[5] * (size[item] - resolution + 1)).long()[:, None] + steps
         y, x = corner(shelf.height), corner(shelf.width)
         chosen = [first] if frames == 1 else [first, second + (second >= first)]
-        return from_uint8(torch.stack([shelf.gather(item, frame, y, x, u[7] < 0.5) for frame in chosen], dim=1))
+        return from_uint8(torch.stack([shelf.gather(item, frame, y, x, u[7] < 0.5) for frame in chosen],
+                                      dim=1))
 
-    def crops(self, resolution, seeds):
+    def crops(self, resolution: int, seeds: Sequence[int]) -> Tensor:
         "Crop pairs (B, 2, 3, R, R): one frame, two places, a common flip."
         shelf = self.shelf("clips", resolution)
         u, item = self.chance(seeds, shelf)
         side, corners = windows(shelf.height[item], shelf.width[item], resolution, u)
         frame = (u[3] * shelf.frames[item]).long()
-        return torch.stack([shelf.enlarged(item, frame, y, x, side, u[7] < 0.5, resolution) for y, x in corners], dim=1)
+        return torch.stack([shelf.enlarged(item, frame, y, x, side, u[7] < 0.5, resolution)
+                            for y, x in corners], dim=1)
 
 # %% ../../nbs/17_resident.ipynb #00a4a7e9
 def windows(

@@ -313,11 +313,11 @@ class Frames:
     seeds: Tensor            # (B,)
     weather: Weather               # (B,) what the frames were rendered from
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: slice | list | Tensor) -> "Frames":
         "The chosen frames."
         return Frames(*(getattr(self, f.name)[index] for f in fields(self)))
 
-    def __len__(self):
+    def __len__(self) -> int:
         "The number of frames."
         return len(self.images)
 

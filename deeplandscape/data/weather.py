@@ -72,7 +72,7 @@ class Weather:
     cloud_phase: Tensor      # hours the wind has blown
     ripple_phase: Tensor     # hours the ripples have run
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: slice | list | Tensor) -> "Weather":
         "The chosen frames' weather."
         return Weather(*(getattr(self, f.name)[index] for f in fields(self)))
 
@@ -80,7 +80,7 @@ class Weather:
         "The same weather on another device."
         return Weather(*(getattr(self, f.name).to(device) for f in fields(self)))
 
-    def __len__(self):
+    def __len__(self) -> int:
         "The number of frames."
         return len(self.sun_elevation)
 

@@ -9,6 +9,7 @@ __all__ = ['OTHER', 'SHARE', 'SHARE_S', 'SKY', 'LAND', 'EMBEDDED_PAIR', 'TRUTH',
            'difference', 'comparisons', 'ablation_orderings']
 
 # %% ../../nbs/81_ablations.ipynb #7f56bb7a
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,9 +40,9 @@ OTHER = 1_000_000      # from the seed of a scene to that of its next dynamic dr
 @torch.no_grad()
 def generated_views(
     G: Generator,
-    scenes,             # n integers, one for each scene
+    scenes: Sequence[int],  # n integers, one for each scene
     dynamic: int,       # draws of the dynamic latents, at least 2
-    segment,            # images (B, 3, H, W) -> (B, 3, H, W) static, sky, water
+    segment: Callable,  # images (B, 3, H, W) -> (B, 3, H, W) static, sky, water
 ) -> Views:             # on the CPU
     "What a model makes of scenes."
     place = next(G.parameters()).device
@@ -92,12 +93,15 @@ def _band_terms(x, alone, m):
 # %% ../../nbs/81_ablations.ipynb #82089f0f
 def variance_terms(
     views: Views,
-) -> tuple:            # (n, 2), (n, 2): numerator and denominator of each scene, for all dynamic latents and for S_dyn alone
+# (n, 2), (n, 2): numerator and denominator of each scene, for all dynamic latents and for S_dyn alone
+) -> tuple:
     "The terms of the share of the static region's variance that comes from the dynamic latents."
-    if views.grid.shape[1] < 2 or len(views.grid) < 2: raise InputError("A share of variance needs at least 2 scenes with 2 dynamic draws each.")
-    bands = zip(*(v.split(8, dim=-2) for v in (views.grid, views.alone, views.static)))            # pixels are apart: bounded memory
+    if views.grid.shape[1] < 2 or len(views.grid) < 2:
+        raise InputError("A share of variance needs at least 2 scenes with 2 dynamic draws each.")
+    # pixels are apart: bounded memory
+    bands = zip(*(v.split(8, dim=-2) for v in (views.grid, views.alone, views.static)))
     within, total, alone, pairs = sum(_band_terms(*band) for band in bands)
-    scale = pairs.mean().clamp(min=1)                               # keeps the numbers near one; no share depends on it
+    scale = pairs.mean().clamp(min=1)  # keeps the numbers near one; no share depends on it
     return tuple(torch.stack([part, total], 1) / scale for part in (within, alone))
 
 # %% ../../nbs/81_ablations.ipynb #ed54cefb
@@ -108,8 +112,8 @@ EMBEDDED_PAIR = "perceptual distance (embedded)"
 
 def scene_terms(
     views: Views,
-    networks=("embedded",),    # "embedded", and "lpips" for the published one
-    device="cpu",              # where LPIPS computes
+    networks: Sequence[str] = ("embedded",),  # "embedded", and "lpips" for the published one
+    device: str | torch.device = "cpu",  # where LPIPS computes
 ) -> dict:                     # name -> (n, 2) numerator and denominator of each scene
     "All that is measured in pairs, scene by scene."
     first, second, static, terms = views.grid[:, 0], views.grid[:, 1], views.static, {}
@@ -117,7 +121,8 @@ def scene_terms(
     batches = list(zip(*(v.split(64) for v in (first, second, static))))
     terms["SSIM"] = once(torch.cat([masked_ssim(*batch) for batch in batches]))
     terms[EMBEDDED_PAIR] = once(torch.cat([perceptual_distance(*batch, span="-1..1") for batch in batches]))
-    if "lpips" in networks: terms["LPIPS"] = once(lpips_distance(first, second, static, span="-1..1", device=device))
+    if "lpips" in networks:
+        terms["LPIPS"] = once(lpips_distance(first, second, static, span="-1..1", device=device))
     for prefix, other in (("", second), ("S_dyn alone: ", views.alone)):
         change = (first - other).abs().mean(1, keepdim=True) / 2
         for name, where in ((SKY, 1 - static), (LAND, static)):
@@ -127,7 +132,7 @@ def scene_terms(
 
 # %% ../../nbs/81_ablations.ipynb #31651135
 def replicates(
-    terms,                  # (n, 2) numerators and denominators, or (n,) values
+    terms: np.ndarray,      # (n, 2) numerators and denominators, or (n,) values
     resamples: int = 200,   # how often the scenes are drawn again
     seed: int = 0,          # of the draws
 ) -> np.ndarray:            # (1 + resamples,), the number itself first
@@ -140,14 +145,15 @@ def replicates(
 
 
 def frechet_replicates(
-    real,                   # (m, d) features of held-out images
-    fake,                   # (n, d) features of a model's
+    real: np.ndarray,       # (m, d) features of held-out images
+    fake: np.ndarray,       # (n, d) features of a model's
     resamples: int = 200,
     seed: int = 0,
 ) -> np.ndarray:            # (1 + resamples,)
     "The Frechet distance and its resampled values, moved to have it as their mean."
     rng, (m, n) = np.random.default_rng([seed, 1]), (len(real), len(fake))
-    draws = [frechet_distance(real[rng.integers(0, m, m)], fake[rng.integers(0, n, n)]) for _ in range(resamples)]
+    draws = [frechet_distance(real[rng.integers(0, m, m)], fake[rng.integers(0, n, n)])
+             for _ in range(resamples)]
     value = frechet_distance(real, fake)
     return np.array([value, *(np.array(draws) - np.mean(draws or [0.0]) + value)])
 
@@ -163,55 +169,64 @@ class Protocol:
     first: int = 0                      # seed of the first scene
     seed: int = 0                       # of the resampling
 
-    def __post_init__(self): object.__setattr__(self, "networks", tuple(self.networks))      # JSON brings lists
+    def __post_init__(self): object.__setattr__(self, "networks", tuple(self.networks))  # JSON brings lists
 
 
 def replicate_all(
     views: Views,
     real: dict,                # network -> (m, d) features of held-out images
     protocol: Protocol,
-    device="cpu",              # where the networks compute
+    device: str | torch.device = "cpu",  # where the networks compute
 ) -> dict:                     # metric -> (1 + resamples,)
     "Every number of a set of views with its replicates."
     n, seed = protocol.resamples, protocol.seed
-    found = {name: replicates(pair, n, seed) for name, pair in scene_terms(views, protocol.networks, device).items()}
+    found = {name: replicates(pair, n, seed)
+             for name, pair in scene_terms(views, protocol.networks, device).items()}
     ratio = lambda of: found[of + SKY] / np.maximum(found[of + LAND], 1e-6)
     found["S_dyn alone: moving over static"] = ratio("S_dyn alone: ")
     for name, features in real.items():
         by = extractor(name, device)
-        found[distance_name("frechet", by)] = frechet_replicates(features, pooled_features(views.grid[:, 0], by, span="-1..1"), n, seed)
+        found[distance_name("frechet", by)] = frechet_replicates(
+            features, pooled_features(views.grid[:, 0], by, span="-1..1"), n, seed)
     return found
 
 # %% ../../nbs/81_ablations.ipynb #3b6da2e3
 def measure_models(
     models: dict,              # (row, seed of the training) -> Generator, all of one resolution
-    segment,                   # images -> (B, 3, H, W) static, sky, water
+    segment: Callable,         # images -> (B, 3, H, W) static, sky, water
     protocol: Protocol,
     batch: int = 64,           # scenes at a time
-) -> dict:                     # (row, seed) -> metric -> (1 + resamples,); ("rendered scenes", 0) is the truth
+) -> dict:  # (row, seed) -> metric -> (1 + resamples,); ("rendered scenes", 0) is the truth
     "Measure models alike, and the renderer beside them."
     if not models: raise InputError("There is no model to measure.")
     if len(sizes := {G.config.resolution for G in models.values()}) > 1:
-        raise InputError(f"Models of one comparison have one resolution, not {' and '.join(map(str, sorted(sizes)))} px.")
+        raise InputError("Models of one comparison have one resolution, not "
+                         f"{' and '.join(map(str, sorted(sizes)))} px.")
     (size,), device = sizes, next(next(iter(models.values())).parameters()).device
     nets = [name for name in protocol.networks if name != "lpips"]
-    real = {name: pooled_features(held_out(size, protocol.scenes, protocol.first), extractor(name, device)) for name in nets}
+    real = {name: pooled_features(held_out(size, protocol.scenes, protocol.first), extractor(name, device))
+            for name in nets}
     starts = range(protocol.first, protocol.first + protocol.scenes, batch)
     counts = [min(batch, protocol.first + protocol.scenes - s) for s in starts]
-    join = lambda parts: Views(*(torch.cat([getattr(p, f) for p in parts]) for f in ("grid", "alone", "static")))
-    views = {key: lambda G=G: join([generated_views(G, range(s, s + n), protocol.dynamic, segment) for s, n in zip(starts, counts)])
-             for key, G in models.items()}
-    views[TRUTH, 0] = lambda: join([rendered_views(s, n, protocol.dynamic, size) for s, n in zip(starts, counts)])
-    return {key: replicate_all(make(), real, protocol, device) for key, make in progress(list(views.items()), "models")}
+    join = lambda parts: Views(*(torch.cat([getattr(p, f) for p in parts])
+                                 for f in ("grid", "alone", "static")))
+    views = {key: lambda G=G: join([generated_views(G, range(s, s + n), protocol.dynamic, segment)
+                                    for s, n in zip(starts, counts)]) for key, G in models.items()}
+    views[TRUTH, 0] = lambda: join([rendered_views(s, n, protocol.dynamic, size)
+                                    for s, n in zip(starts, counts)])
+    return {key: replicate_all(make(), real, protocol, device)
+            for key, make in progress(list(views.items()), "models")}
 
 
 TRUTH = "rendered scenes"
 
 # %% ../../nbs/81_ablations.ipynb #5948874e
-NAMES = {"original": ("Original StyleGAN",), "frame_discriminator": ("+ frame discriminator",), "separate_S": ("+ separate S_st and S_dyn",),
-         "separate_z": ("+ separate z_st and z_dyn",), "crop_sampling": ("+ crop sampling", "decay"), "freq_0.1": ("freq = 0.1",),
-         "freq_0.3": ("freq = 0.3",), "freq_0.5": ("freq = 0.5",), "gate": ("beyond: gate",), "shared": ("beyond: shared",),
-         "gate_shared": ("beyond: gate, shared",), "gate_shared_0.4": ("beyond: gate, shared, 0.4",), "rendered scenes": ("rendered scenes",)}
+NAMES = {"original": ("Original StyleGAN",), "frame_discriminator": ("+ frame discriminator",),
+         "separate_S": ("+ separate S_st and S_dyn",), "separate_z": ("+ separate z_st and z_dyn",),
+         "crop_sampling": ("+ crop sampling", "decay"), "freq_0.1": ("freq = 0.1",),
+         "freq_0.3": ("freq = 0.3",), "freq_0.5": ("freq = 0.5",), "gate": ("beyond: gate",),
+         "shared": ("beyond: shared",), "gate_shared": ("beyond: gate, shared",),
+         "gate_shared_0.4": ("beyond: gate, shared, 0.4",), "rendered scenes": ("rendered scenes",)}
 ROW_OF = {name: row for row, names in NAMES.items() for name in names}
 
 
@@ -219,7 +234,7 @@ def runs_of(
     measured: dict,      # as from `measure_models`
     row: str,
     metric: str,
-):                       # (k, 1 + R), or None
+) -> list:               # (k, 1 + R), or None
     "The replicates of all trainings of a row."
     runs = [found[metric] for (name, _), found in sorted(measured.items()) if name == row and metric in found]
     return np.stack(runs) if runs else None
@@ -234,10 +249,12 @@ def numbers_table(
     for row, metric in ((r, m) for r in NAMES for m in metrics):
         if (runs := runs_of(measured, row, metric)) is None: continue
         k = len(runs)
-        (value, low, high), (_, *scenes) = centred_interval(resampled(runs)), centred_interval(resampled(runs, "scenes"))
-        facts = dict(low=low, high=high, over=BOTH if k > 1 else "scenes", trainings=k, scenes_low=scenes[0], scenes_high=scenes[1],
-                     lowest=runs[:, 0].min(), highest=runs[:, 0].max())
-        lines += [dict(method=name, condition=condition, metric=metric, value=value, **facts) for name in NAMES[row]]
+        (value, low, high), (_, *scenes) = (centred_interval(resampled(runs)),
+                                            centred_interval(resampled(runs, "scenes")))
+        facts = dict(low=low, high=high, over=BOTH if k > 1 else "scenes", trainings=k, scenes_low=scenes[0],
+                     scenes_high=scenes[1], lowest=runs[:, 0].min(), highest=runs[:, 0].max())
+        lines += [dict(method=name, condition=condition, metric=metric, value=value, **facts)
+                  for name in NAMES[row]]
     return pd.DataFrame(lines)
 
 # %% ../../nbs/81_ablations.ipynb #15289e42
@@ -271,15 +288,19 @@ def comparisons(
 def ablation_orderings(
     measured: dict,
     paper: pd.DataFrame,      # published numbers: method, condition, metric, value
-) -> pd.DataFrame:            # method ("X against Y"), of, against, metric, measured_as, paper, value, low, high, over, verdict
+# method ("X against Y"), of, against, metric, measured_as, paper, value, low, high, over, verdict
+) -> pd.DataFrame:
     "A verdict on every ordering that the paper's numbers make."
     printed, lines = paper[paper.condition == ""].set_index(["method", "metric"]).value, []
     for metric in ("FID", "SSIM", "LPIPS"):
-        ours = metric if any(metric in found for found in measured.values()) else STAND_INS.get(metric, metric)
+        ours = (metric if any(metric in found for found in measured.values())
+                else STAND_INS.get(metric, metric))
         for method, against in comparisons(paper):
             step = printed[method, metric] - printed[against, metric]
             found = difference(measured, ROW_OF[method], ROW_OF[against], ours)
-            said = verdict(found.get("low", np.nan), found.get("high", np.nan), step) if step else "no ordering"
-            lines.append(dict(method=f"{method} against {against}", of=method, against=against, metric=metric, measured_as=ours, paper=step,
-                              **found, verdict=said))
-    return pd.DataFrame(lines, columns=["method", "of", "against", "metric", "measured_as", "paper", "value", "low", "high", "over", "trainings", "verdict"])
+            said = (verdict(found.get("low", np.nan), found.get("high", np.nan), step)
+                    if step else "no ordering")
+            lines.append(dict(method=f"{method} against {against}", of=method, against=against,
+                              metric=metric, measured_as=ours, paper=step, **found, verdict=said))
+    return pd.DataFrame(lines, columns=["method", "of", "against", "metric", "measured_as",
+                                        "paper", "value", "low", "high", "over", "trainings", "verdict"])

@@ -15,6 +15,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,17 +41,17 @@ from ..photo.inversion import (
 # %% ../../nbs/88_benchmark.ipynb #6aec57fb
 class PlainUp(UpConv2d):
     "Nearest-neighbour up-sampling, then the 3x3 convolution."
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.conv2d(F.interpolate(x, scale_factor=2), self.weight * self.scale, self.bias, padding=1)
 
 class PlainDown(DownConv2d):
     "The 3x3 convolution, then the 2x2 average."
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.avg_pool2d(F.conv2d(x, self.weight * self.scale, self.bias, padding=1), 2)
 
 class PlainAdaIN(AdaIN):
     "Instance normalisation, then scale and shift."
-    def forward(self, x: torch.Tensor, w):
+    def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         gamma, beta = self.affine(w)[:, :, None, None].chunk(2, dim=1)
         return gamma * F.instance_norm(x) + beta
 
@@ -88,7 +89,7 @@ def interleaved(
     return {name: statistics.median(t[warm:]) for name, t in times.items()}
 
 def count_flops(
-    job,              # function without arguments
+    job: Callable,    # function without arguments
 ) -> int:             # floating-point operations of its convolutions and matrix products
     "The work of a job, gradients included."
     with _Flops() as counter: job()
@@ -100,7 +101,7 @@ def large_convolution(
     size: int = 64,                 # side in pixels
     channels: int = 256,            # in and out
     dtype: torch.dtype = torch.float32,
-):
+) -> tuple:
     "A convolution that the machine does as fast as it can; as a function, with its FLOPs."
     batch = 1 if torch.device(device).type == "cpu" else 64
     x = torch.randn(batch, channels, size, size).to(device, dtype).to(memory_format=torch.channels_last)
@@ -108,7 +109,7 @@ def large_convolution(
     return (lambda: F.conv2d(x, weight, padding=1)), 2 * 9 * channels ** 2 * batch * size ** 2
 
 # %% ../../nbs/88_benchmark.ipynb #97162ba8
-def speed_table(seconds, work, images, rate):
+def speed_table(seconds: dict, work: dict, images: int, rate: float) -> pd.DataFrame:
     "Seconds, counted GFLOP, images/s and the multiple of the floor for each job."
     return pd.DataFrame({"seconds": seconds, "GFLOP": {k: f / 1e9 for k, f in work.items()}}).assign(
         images_per_s=lambda t: images / t.seconds, times_floor=lambda t: t.seconds * rate / (t.GFLOP * 1e9))
@@ -136,12 +137,13 @@ def forward_speed(
 
 # %% ../../nbs/88_benchmark.ipynb #24b43ea4
 def training_step(
-    G, D,                    # networks
+    G: Generator, D: Discriminator,     # networks
     latents: Latents,        # batch B
-    real,                    # images (B, 3, R, R)
+    real: torch.Tensor,      # images (B, 3, R, R)
     gamma: float = 10.0,     # weight of R1
-    amp=None,  # None, or the type for mixed precision; the pass that R1 differentiates stays in float32
-):
+    # None, or the type for mixed precision; the pass that R1 differentiates stays in float32
+    amp: torch.dtype | None = None,
+) -> Callable:
     "A function of `penalise` that does one step of both networks."
     adam = lambda net: torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.0, 0.99), foreach=True)
     G_opt, D_opt, average = adam(G), adam(D), [p.detach().clone() for p in G.parameters()]
@@ -208,8 +210,8 @@ def loader_table(
 # %% ../../nbs/88_benchmark.ipynb #34eed152
 def image_cost(
     config: GeneratorConfig = GeneratorConfig(),   # sizes
-    resolutions=(32, 64, 128, 256),
-    batches=(1, 3),                                # the cost is the difference, divided
+    resolutions: Sequence[int] = (32, 64, 128, 256),
+    batches: Sequence[int] = (1, 3),               # the cost is the difference, divided
     repeats: int = 5,
     device: str | torch.device = "cpu",
 ) -> pd.DataFrame:
@@ -234,7 +236,7 @@ def image_cost(
 # %% ../../nbs/88_benchmark.ipynb #3811f3e0
 def precision_speed(
     config: GeneratorConfig = GeneratorConfig(),   # sizes
-    resolutions=(128, 256),
+    resolutions: Sequence[int] = (128, 256),
     batch: int = 16,
     repeats: int = 5,
     device: str | torch.device = "cuda",
@@ -270,7 +272,7 @@ def inversion_step(
     perceptual: PerceptualLoss,
     weights: bool = False,           # gradients for the weights of G as well
     again: bool = False,             # the photograph's features in every iteration
-):
+) -> Callable:
     "A function that does one iteration of Algorithm 1 (EOI); returns the state."
     config, B, settings = G.config, len(photo), Settings()
     zeros = lambda: [torch.zeros(B, 1, config.size(i), config.size(i), device=photo.device)
@@ -301,7 +303,8 @@ def inversion_speed(
     config: GeneratorConfig = GeneratorConfig(),   # sizes
     batch: int = 4,                # photographs at once in the last line
     repeats: int = 3,
-    perceptual=None,               # network of the perceptual loss; None: VGG19's layers with random weights
+    # network of the perceptual loss; None: VGG19's layers with random weights
+    perceptual: Callable | None = None,
     device: str | torch.device = "cpu",
 ) -> pd.DataFrame:
     "Seconds per photograph and iteration of the inversion, from the released program's loop to ours."
@@ -328,7 +331,7 @@ def inversion_speed(
 # %% ../../nbs/88_benchmark.ipynb #5eed1002
 def iteration_speed(
     G: Generator,
-    perceptual=None,        # network of the perceptual loss; None: the embedded one
+    perceptual: Callable | None = None,  # network of the perceptual loss; None: the embedded one
     batch: int = 4,         # photographs at once in the third line
     steps: int = 10,        # in each round
     repeats: int = 3,
@@ -402,7 +405,7 @@ def benchmark(
     repeats: int = 3,
     lazy: int = 8,                # one R1 penalty in so many steps
     device: str | torch.device = "auto",
-    say=print,                    # shows each table when it is there
+    say: Callable = print,        # shows each table when it is there
     photos: int = 4,              # inverted together
 ) -> dict[str, pd.DataFrame]:
     "All comparisons of one width in one run."
@@ -428,7 +431,7 @@ def benchmark(
 def save_benchmark(
     path: str | Path,                   # file to write, .json
     tables: dict[str, pd.DataFrame],    # of benchmark
-    **about,                            # width, device ...
+    **about: dict,                      # width, device ...
 ) -> None:
     "Write the tables and what they were measured on as JSON."
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None

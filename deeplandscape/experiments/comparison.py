@@ -10,6 +10,7 @@ __all__ = ['KINDS', 'SYSTEMS', 'WHEN', 'RealClip', 'framed', 'scene_clips', 'fol
 # %% ../../nbs/89_comparison.ipynb #ad58a902
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from ..metrics.extractors import extractor, Extractor
 from ..metrics.similarity import lpips_distance, masked_ssim, perceptual_distance
 from ..metrics.flow import motion_amount, optical_flow, segmentation_agreement, static_consistency
 from ..metrics.distances import clip_features, distance_name, frechet_distance, pooled_features
-from ..metrics.protocols import preset_of, read_clips
+from ..metrics.protocols import Preset, preset_of, read_clips
 from ..data.sources import VIDEOS
 from ..metrics.truth import flow_error, wind_asked_for
 from ..photo.regions import horizon_of
@@ -61,7 +62,7 @@ KINDS = {   # what a small picture of it has to show: static, sky, water are sha
     "sky": lambda static, sky, water: sky > 0.6 and static > 0.03}
 
 
-def framed(picture, kind, side):
+def framed(picture: torch.Tensor, kind: str, side: int) -> torch.Tensor:
     "The square of that side, from (B, C, side, side), or for the sky the upper part of (B, C, side', side')."
     left = (picture.shape[-1] - side) // 2
     return picture[..., :side, left:left + side] if kind == "sky" else picture
@@ -99,21 +100,24 @@ def _masks(frames): return frames.static, frames.sky, frames.water
 
 # %% ../../nbs/89_comparison.ipynb #3cafe6ff
 def folder_clips(
-    folder,                 # of videos, or of folders of frames
+    folder: str | Path,     # of videos, or of folders of frames
     count: int = 69,        # at most, the first by name
     side: int = 64,         # px, of the centre square
     last: int = 99,         # n of the last frame; the published clips have 100 frames
     every: int = 9,         # n of the second frame
-    segment=None,           # images -> (B, 3, H, W) static, sky, water; None: embedded
+    segment: Callable | None = None,  # images -> (B, 3, H, W) static, sky, water; None: embedded
 ) -> list:                  # of RealClip
     "Test clips from a folder; what a name has before its first underscore is the kind."
     if not Path(folder).is_dir(): raise InputError(f"There is no folder {folder} of test clips.")
-    paths = sorted(p for p in Path(folder).iterdir() if not p.name.startswith(".") and (p.is_dir() or p.suffix.lower() in VIDEOS))
-    if len(paths) < 2: raise InputError(f"{folder} holds {len(paths)} clips; a comparison needs at least two.")
+    paths = sorted(p for p in Path(folder).iterdir() if not p.name.startswith(".")
+                   and (p.is_dir() or p.suffix.lower() in VIDEOS))
+    if len(paths) < 2:
+        raise InputError(f"{folder} holds {len(paths)} clips; a comparison needs at least two.")
     segment, clips = segment or segmenter("embedded"), []
     for path in progress(paths[:count], "test clips"):
         frames = read_clips([path], side, last + 1)[0][:last + 1:every]
-        clips.append(RealClip(path.stem, path.stem.split("_")[0], to_uint8(frames), segment(frames[:1])[0].cpu(), False))
+        clips.append(RealClip(path.stem, path.stem.split("_")[0], to_uint8(frames),
+                              segment(frames[:1])[0].cpu(), False))
     return clips
 
 # %% ../../nbs/89_comparison.ipynb #0612d959
@@ -142,21 +146,23 @@ def animate_clip(
     every: int,                 # frames between those of the clip
     speed: float = 1.0,         # of the motion
     seed: int = 0,              # of everything drawn
-    iterations=None,            # of each step of the inversion; None: the paper's 500
-    device="cpu",               # where to compute
-    models=None,                # as for `animation.animate`
-) -> tuple:                     # Take of G alone, Take of the finished videos, masks that were found (3, R, R)
+    iterations: int | None = None,  # of each step of the inversion; None: the paper's 500
+    device: str | torch.device = "cpu",  # where to compute
+    models: dict | None = None,  # as for `animation.animate`
+) -> tuple:  # Take of G alone, Take of the finished videos, masks that were found (3, R, R)
     "One inversion, and a video for each direction."
     photo, frames, fps = from_uint8(clip.frames[0]), len(clip.frames), 30 / every
-    video = animate(photo, directions[0], frames / fps, fps, speed, seed, variant, size=clip.frames.shape[-1], iterations=iterations,
-                    device=device, models=models, light="none")
+    video = animate(photo, directions[0], frames / fps, fps, speed, seed, variant, size=clip.frames.shape[-1],
+                    iterations=iterations, device=device, models=models, light="none")
     horizon, masks = horizon_of(video.masks[None]), video.masks[None].to(video.inversion.photo)
     winds = [Homography() if horizon is None else wind(hour, masks, horizon, speed) for hour in directions]
     made = [(video.frames, video.model_frames)]
-    films = [make_film(video.inversion, photo[None].to(masks), masks, each, frames, fps, seed=seed) for each in winds[1:]]
+    films = [make_film(video.inversion, photo[None].to(masks), masks, each, frames, fps, seed=seed)
+             for each in winds[1:]]
     made += [(torch.stack(list(film)), film.own(range(frames))) for film in films]
     finished, own = (torch.stack(part) for part in zip(*made))
-    own = F.interpolate(from_uint8(own.flatten(0, 1)), size=finished.shape[-2:], mode="bicubic", antialias=True).clamp(-1, 1)
+    own = F.interpolate(from_uint8(own.flatten(0, 1)), size=finished.shape[-2:],
+                        mode="bicubic", antialias=True).clamp(-1, 1)
     return Take(to_uint8(own).view_as(finished), tuple(winds)), Take(finished, tuple(winds)), video.masks
 
 # %% ../../nbs/89_comparison.ipynb #788efecb
@@ -167,9 +173,9 @@ def all_takes(
     clip: RealClip,             # the clip
     count: int = 5,             # directions
     every: int = 20,            # frames between those of the clip
-    variants=SYSTEMS,          # of ours
+    variants: Sequence[str] = SYSTEMS,  # of ours
     seed: int = 0,              # of the directions, and of everything drawn
-    **options,                  # of `animate_clip`
+    **options: object,          # of `animate_clip`
 ) -> tuple:                     # system -> Take; the masks that ours found
     "The real clip, ours, and the controls."
     hours, takes = directions_of(clip.name, count, seed), {}
@@ -180,7 +186,8 @@ def all_takes(
     photo, times = from_uint8(clip.frames[:1]), torch.arange(len(clip.frames), dtype=torch.float64) * every
     takes["control: still photo"] = Take(clip.frames[:1].expand_as(clip.frames)[None], own.homographies[:1])
     for name, control in CONTROLS.items():
-        moved = [to_uint8(control(photo, masks[None, :1].to(photo), each, times)) for each in own.homographies]
+        moved = [to_uint8(control(photo, masks[None, :1].to(photo), each, times))
+                 for each in own.homographies]
         takes[f"control: {name}"] = Take(torch.stack(moved), own.homographies)
     takes["real clips"] = Take(clip.frames[None], ())
     return takes, masks
@@ -194,16 +201,19 @@ class Judges:
     video: Extractor          # of clips
     flow: str | Extractor     # "dis", or RAFT
 
-    def distance(self, x, y, mask, mode="area", fed="-1..1"):
+    def distance(self, x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor,
+                 mode: str = "area", fed: str = "-1..1") -> torch.Tensor:
         "Perceptual distances of pairs (B, 3, H, W), (B,)."
-        if self.perceptual.name == "lpips": return lpips_distance(x, y, mask, mode, fed, "-1..1", self.perceptual, _place_of(self.perceptual))
+        if self.perceptual.name == "lpips":
+            return lpips_distance(x, y, mask, mode, fed, "-1..1", self.perceptual, _place_of(self.perceptual))
         return perceptual_distance(x, y, mask, mode=mode, span="-1..1")
 
     @property
     def names(self) -> dict:
         "What the numbers may be called."
         lpips = "LPIPS" if self.perceptual.standard else f"perceptual distance ({self.perceptual.name})"
-        return {"LPIPS": lpips, "FID": distance_name("frechet", self.features), "FVD": distance_name("frechet", self.video)}
+        return {"LPIPS": lpips, "FID": distance_name("frechet", self.features),
+                "FVD": distance_name("frechet", self.video)}
 
 
 def _place_of(judge): return next(judge.compute.parameters()).device
@@ -211,7 +221,7 @@ def _place_of(judge): return next(judge.compute.parameters()).device
 
 def pick_judges(
     networks: str = "embedded",     # "embedded", "standard", or "auto": the published ones that are here
-    device="cpu",                   # where they compute
+    device: str | torch.device = "cpu",  # where they compute
 ) -> Judges:
     "The networks by which animations are judged."
     if networks not in ("embedded", "standard", "auto"):
@@ -219,9 +229,11 @@ def pick_judges(
     def pick(own, published, *files):
         here = all(find_weights(name) for name in files or (published,))
         return published if networks == "standard" or (networks == "auto" and here) else own
-    names = pick("embedded", "lpips", "lpips", "vgg16"), pick("embedded", "inception"), pick("embedded-video", "i3d")
+    names = pick("embedded", "lpips", "lpips", "vgg16"), pick("embedded",
+                                                              "inception"), pick("embedded-video", "i3d")
     flow = pick("dis", "raft")
-    return Judges(*(extractor(name, str(device)) for name in names), flow if flow == "dis" else extractor(flow, str(device)))
+    return Judges(*(extractor(name, str(device)) for name in names),
+                  flow if flow == "dis" else extractor(flow, str(device)))
 
 # %% ../../nbs/89_comparison.ipynb #1c686f10
 def measure_take(
@@ -229,7 +241,7 @@ def measure_take(
     clip: RealClip,             # the clip it is judged by
     judges: Judges,             # the networks
     every: int,                 # frames between those of the clip
-    preset="released",          # of the numbers beside the paper's
+    preset: str | Preset = "released",  # of the numbers beside the paper's
 ) -> dict:                      # name -> (D, T), (D, T, d), (D, d) or (D,)
     "All that is measured of one system on one clip."
     p, static, real, rows = preset_of(preset), clip.static, from_uint8(clip.frames), []
@@ -237,11 +249,14 @@ def measure_take(
     contrast = p.contrast if judges.features.standard else 1.0
     for d, video in enumerate(from_uint8(take.videos)):
         flow, moving = optical_flow(video[:5], method=judges.flow), 1 - static
-        asked = wind_asked_for(take.homographies[d], video.shape[-2:], every) if take.homographies else torch.full((2, 1, 1), torch.nan)
+        asked = (wind_asked_for(take.homographies[d], video.shape[-2:], every)
+                 if take.homographies else torch.full((2, 1, 1), torch.nan))
         rows.append(dict(
             static_ssim=static_consistency(video, static, "ssim", real[:1]),
-            static_lpips=judges.distance(real[:1].expand_as(video), video, static.expand(len(video), -1, -1, -1)),
-            ssim=masked_ssim(real, video, static, p.mask, p.border), near_ssim=masked_ssim(real, video, static),
+            static_lpips=judges.distance(real[:1].expand_as(video), video,
+                                         static.expand(len(video), -1, -1, -1)),
+            ssim=masked_ssim(real, video, static, p.mask, p.border),
+            near_ssim=masked_ssim(real, video, static),
             lpips=judges.distance(real, video, static, p.mask, fed),
             features=pooled_features(video, judges.features, contrast=contrast, span="-1..1"),
             video=clip_features([video], judges.video, min(16, len(video)))[0],
@@ -254,12 +269,13 @@ def measure_clips(
     clips: list,                # of RealClip
     every: int,                 # frames between those of a clip
     judges: Judges,             # the networks
-    folder=None,                # for what is finished; None: nothing is kept
-    key="",                     # anything JSON can hold that tells one experiment from another
-    preset="released",          # of the numbers beside the paper's
+    folder: str | Path | None = None,  # for what is finished; None: nothing is kept
+    key: object = "",           # anything JSON can hold that tells one experiment from another
+    preset: str | Preset = "released",  # of the numbers beside the paper's
     columns: int = 6,           # frames kept for showing
-    **options,                  # of `all_takes`
-) -> list:                      # for each clip: system -> measured tensors, "frames" (columns, 3, R, R) uint8 and "masks" among them
+    **options: object,          # of `all_takes`
+# for each clip: system -> measured tensors, "frames" (columns, 3, R, R) uint8 and "masks" among them
+) -> list:
     "Every system on every clip, measured."
     digest, rows = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest(), []
     for clip in progress(clips, "clips"):
@@ -268,9 +284,13 @@ def measure_clips(
         if meta.get("key") != digest:
             takes, masks = all_takes(clip, every=every, **options)
             picks = torch.linspace(0, len(clip.frames) - 1, columns).round().long()
-            kept = {f"{name}|{k}": v for name, take in takes.items() for k, v in measure_take(take, clip, judges, every, preset).items()}
-            kept |= {f"{name}|frames": take.videos[0, picks] for name, take in takes.items()} | {"ours|masks": masks}
-            if path: path.parent.mkdir(parents=True, exist_ok=True); save_tensors(path, kept, dict(key=digest, systems=list(takes)))
+            kept = {f"{name}|{k}": v for name, take in takes.items()
+                    for k, v in measure_take(take, clip, judges, every, preset).items()}
+            kept |= ({f"{name}|frames": take.videos[0, picks] for name, take in takes.items()}
+                     | {"ours|masks": masks})
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_tensors(path, kept, dict(key=digest, systems=list(takes)))
             meta = dict(systems=list(takes))
         row = {system: {} for system in (*meta["systems"], "ours")}
         for name, value in kept.items(): row[name.split("|")[0]][name.split("|")[1]] = value
@@ -284,14 +304,16 @@ def set_distance(
     metric: str,            # its name
     resamples: int = 30,    # bootstrap draws of the clips
     seed: int = 0,          # of the draws
-    **protocol,             # whatever else one must know
+    **protocol: object,     # whatever else one must know
 ) -> Measurement:
     "Frechet distance, averaged over directions and over time."
     rng, clips = np.random.default_rng(seed), len(x)
-    distance = lambda i: float(np.mean([frechet_distance(x[i, t], y[i, d, t]) for d in range(y.shape[1]) for t in range(x.shape[1])]))
+    distance = lambda i: float(np.mean([frechet_distance(x[i, t], y[i, d, t])
+                                        for d in range(y.shape[1]) for t in range(x.shape[1])]))
     value = distance(np.arange(clips))
     draws = [distance(rng.integers(0, clips, clips)) for _ in range(resamples)]
-    known = dict(metric=metric, clips=clips, directions=y.shape[1], dimensions=x.shape[-1], resamples=resamples, seed=seed)
+    known = dict(metric=metric, clips=clips, directions=y.shape[1],
+                 dimensions=x.shape[-1], resamples=resamples, seed=seed)
     if clips <= x.shape[-1]: known["caution"] = "fewer clips than features: compare at equal numbers only"
     return Measurement(*centred_interval([value, *draws]), known | protocol)
 
@@ -316,13 +338,17 @@ def measured_curves(
     names, found = judges.names, []
     first = gathered(rows, "real clips", "features")[:, 0, :1]
     for system in (s for s in rows[0] if s != "ours"):
-        ssim, lpips, y = (gathered(rows, system, what) for what in ("static_ssim", "static_lpips", "features"))
+        ssim, lpips, y = (gathered(rows, system, what)
+                          for what in ("static_ssim", "static_lpips", "features"))
         for t in range(ssim.shape[2]):
-            known = dict(frame=t * every, against="the first frame of the real clip", directions=ssim.shape[1])
-            found += [(system, t * every, m) for m in (
-                measure(ssim[:, :, t].nanmean(1), "static SSIM", seed, mask="area", **known),
-                measure(lpips[:, :, t].nanmean(1), f"static {names['LPIPS']}", seed, mask="area", **known, **judges.perceptual.protocol),
-                set_distance(first, y[:, :, t:t + 1], f"{names['FID']} to the first frames", resamples, seed, **known, **judges.features.protocol))]
+            known = dict(frame=t * every, against="the first frame of the real clip",
+                         directions=ssim.shape[1])
+            found += [(system, t * every, m)
+                      for m in (measure(ssim[:, :, t].nanmean(1), "static SSIM", seed, mask="area", **known),
+                                measure(lpips[:, :, t].nanmean(1), f"static {names['LPIPS']}",
+                                        seed, mask="area", **known, **judges.perceptual.protocol),
+                                set_distance(first, y[:, :, t:t + 1], f"{names['FID']} to the first frames",
+                                             resamples, seed, **known, **judges.features.protocol))]
     return found
 
 # %% ../../nbs/89_comparison.ipynb #45675925
@@ -332,7 +358,7 @@ WHEN = "I_n against Î_n, mean over time"     # as the paper's table is called
 def against_real(
     rows: list,             # of `measure_clips`
     judges: Judges,         # as there
-    preset="released",      # as there
+    preset: str | Preset = "released",  # as there
     seed: int = 0,          # of the bootstraps
     resamples: int = 30,    # of the distances between sets
 ) -> list:                  # of (system, condition, Measurement)
@@ -341,17 +367,21 @@ def against_real(
     real, clips = (gathered(rows, "real clips", what)[:, 0] for what in ("features", "video"))
     for system in (s for s in rows[0] if s != "ours"):
         of = lambda what: gathered(rows, system, what)
-        mean = lambda what, name, **known: measure(of(what).flatten(1).nanmean(1), name, seed, directions=of(what).shape[1], **known)
+        mean = lambda what, name, **known: measure(of(what).flatten(1).nanmean(1),
+                                                   name, seed, directions=of(what).shape[1], **known)
         if system != "real clips":
             found += [(system, WHEN, m) for m in (
-                set_distance(clips[:, None], of("video")[:, :, None], names["FVD"], resamples, seed, **judges.video.protocol),
+                set_distance(clips[:, None], of("video")[:, :, None], names["FVD"],
+                             resamples, seed, **judges.video.protocol),
                 mean("lpips", names["LPIPS"], preset=p.name, mask=p.mask, **judges.perceptual.protocol),
                 mean("ssim", "SSIM", preset=p.name, mask=p.mask, border=p.border),
-                set_distance(real, of("features"), names["FID"], resamples, seed, preset=p.name, **judges.features.protocol),
+                set_distance(real, of("features"), names["FID"], resamples, seed,
+                             preset=p.name, **judges.features.protocol),
                 mean("near_ssim", "SSIM of the static part", mask="area", border="partial"))]
         found.append((system, "", mean("motion", "motion, half-widths a frame x 10^-3", flow=flow)))
         found[-1] = found[-1][:2] + (_times(found[-1][2], 1000),)
-        if system != "real clips": found.append((system, "", mean("wind", "wind, end-point error as share", flow=flow)))
+        if system != "real clips":
+            found.append((system, "", mean("wind", "wind, end-point error as share", flow=flow)))
     return found
 
 
@@ -363,13 +393,15 @@ def comparison_table(
     mean: list,             # of `against_real`
 ) -> pd.DataFrame:          # columns: method, condition, metric, value, low, high, frame
     "All numbers as a result file holds them; points of curves have a frame."
-    line = lambda system, condition, m, frame="": dict(method=system, condition=condition, metric=m.protocol["metric"], value=m.value,
-                                                       low=m.low, high=m.high, frame=frame)
-    return pd.DataFrame([line(*entry) for entry in mean] + [line(system, "", m, n) for system, n, m in over_time])
+    line = lambda system, condition, m, frame="": dict(method=system, condition=condition,
+                                                       metric=m.protocol["metric"], value=m.value, low=m.low,
+                                                       high=m.high, frame=frame)
+    return pd.DataFrame([line(*entry) for entry in mean]
+                        + [line(system, "", m, n) for system, n, m in over_time])
 
 
 def protocols_of(
-    *found,                 # lists of tuples that end in a Measurement
+    *found: list,           # lists of tuples that end in a Measurement
 ) -> dict:                  # metric -> protocol of one system
     "How each metric was measured."
     last = {entry[-1].protocol["metric"]: entry[-1].protocol for part in found for entry in part}
@@ -381,4 +413,5 @@ def masks_found(
     clips: list,            # of RealClip, the same
 ) -> dict:                  # "accuracy" and each class -> Measurement
     "How far the masks that ours found agree with those of the clips."
-    return segmentation_agreement(torch.stack([row["ours"]["masks"] for row in rows]), torch.stack([c.masks for c in clips]))
+    return segmentation_agreement(torch.stack([row["ours"]["masks"] for row in rows]),
+                                  torch.stack([c.masks for c in clips]))

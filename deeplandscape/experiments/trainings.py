@@ -10,6 +10,7 @@ __all__ = ['STEP', 'GRIDS', 'ROWS', 'NUMBERS', 'NUMBER_WORDS', 'ONLY_OURS', 'pac
 
 # %% ../../nbs/82_trainings.ipynb #2c5a32bd
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 import numpy as np
 import pandas as pd
 import torch
+from pandas.io.formats.style import Styler
 
 from ..core import InputError
 from ..files import load_tensors, save_tensors, WEIGHTS, Weights, weights_path
@@ -31,7 +33,8 @@ from .ablations import (
 # %% ../../nbs/82_trainings.ipynb #4a4aa8a5
 WEIGHTS["ablations"] = Weights("ablations.safetensors", "the rows of Figure 6 and Table 1", "Apache-2.0")
 STEP = 0.15      # of the grid to which kernels are rounded
-GRIDS = dict(kernels=(1, torch.int8), styles=(0.5, torch.int8), mapping=(0.1, torch.int16))      # how wide in steps, and the integers that count them
+# how wide in steps, and the integers that count them
+GRIDS = dict(kernels=(1, torch.int8), styles=(0.5, torch.int8), mapping=(0.1, torch.int16))
 
 
 def pack_network(
@@ -40,13 +43,15 @@ def pack_network(
 ) -> dict:                   # flat tensors: "half" and, on grids, those of GRIDS
     "The weights in half precision or, most of them, as whole multiples of a step."
     parts = dict(half=[], **{kind: [] for kind in GRIDS})
-    for name, t in G.state_dict().items(): parts[_kind(name, t, step)].append(t.detach().cpu().float().flatten())
+    for name, t in G.state_dict().items():
+        parts[_kind(name, t, step)].append(t.detach().cpu().float().flatten())
     packed = dict(half=torch.cat(parts.pop("half")).half())
     for kind, found in parts.items() if step else ():
         (width, integer), most = GRIDS[kind], torch.iinfo(GRIDS[kind][1]).max
         counts = (torch.cat(found) / (step * width)).round()
         if counts.abs().max() > most:
-            raise InputError(f"There are {kind} with weights beyond {most * step * width:.0f}, too large for this grid; keep the network in half precision.")
+            raise InputError(f"There are {kind} with weights beyond {most * step * width:.0f}, too large for "
+                             "this grid; keep the network in half precision.")
         packed[kind] = counts.to(integer)
     return packed
 
@@ -86,7 +91,8 @@ def _numbers_as_tensors(measured):
 
 
 def _networks_as_tensors(models, step):
-    "Networks, rounded ones as differences from the mean of all that are as large; integers overflow there and back alike."
+    """Networks, rounded ones as differences from the mean of all that are as large; integers overflow there
+    and back alike."""
     packed, tensors = {f"{row}|{seed}": pack_network(G, step) for (row, seed), G in models.items()}, {}
     for kind, n in {(kind, len(parts[kind])) for parts in packed.values() for kind in GRIDS if step}:
         alike = [parts for parts in packed.values() if len(parts[kind]) == n]
@@ -97,14 +103,15 @@ def _networks_as_tensors(models, step):
 
 # %% ../../nbs/82_trainings.ipynb #dd76c6fc
 def save_ablations(
-    path,                            # the file
+    path: str | Path,                # the file
     models: dict,                    # (row, seed) -> Generator
     measured: dict,                  # as from `measure_models`
     protocol: Protocol,
     most_bytes: int = 3_800_000,     # of the tensors
-    rows=None,                       # whose networks are kept; None: of all that were measured
+    rows: list | None = None,        # whose networks are kept; None: of all that were measured
 ) -> dict:                           # what was written
-    "Write the measurements of all and the networks: all of them, rounded to a grid or of the first seed alone where that is what fits."
+    """Write the measurements of all and the networks: all of them, rounded to a grid or of the first seed
+    alone where that is what fits."""
     first = {row: min(s for r, s in models if r == row) for row, _ in models}
     every = {key: G for key, G in models.items() if rows is None or key[0] in rows}
     ones = {key: G for key, G in every.items() if first[key[0]] == key[1]}
@@ -113,16 +120,20 @@ def save_ablations(
     for kept, step in ((every, 0.0), (every, STEP), (ones, 0.0), (ones, STEP)):
         tensors = numbers | _networks_as_tensors(kept, step)
         if size(tensors) <= most_bytes: break
-    else: raise InputError(f"The networks of one seed take {size(tensors):,} bytes even with rounded weights; allow more than {most_bytes:,}.")
-    facts = lambda G: {k: v for k, v in G.meta.items() if k in ("images_seen", "steps", "seed", "training")} | dict(config=asdict(G.config))
-    save_tensors(path, tensors, dict(kind="ablations", step=step, protocol=asdict(protocol), models={f"{r}|{s}": facts(G) for (r, s), G in models.items()},
+    else:
+        raise InputError(f"The networks of one seed take {size(tensors):,} bytes even with rounded weights; "
+                         f"allow more than {most_bytes:,}.")
+    facts = lambda G: ({k: v for k, v in G.meta.items() if k in ("images_seen", "steps", "seed", "training")}
+                       | dict(config=asdict(G.config)))
+    save_tensors(path, tensors, dict(kind="ablations", step=step, protocol=asdict(protocol),
+                                     models={f"{r}|{s}": facts(G) for (r, s), G in models.items()},
                                      metrics={f"{r}|{s}": list(found) for (r, s), found in measured.items()}))
     return dict(step=step, networks=len(kept), measured=len(measured), bytes=Path(path).stat().st_size)
 
 # %% ../../nbs/82_trainings.ipynb #efcd4012
 def load_ablations(
-    path=None,               # None: the shipped file
-    device="cpu",
+    path: str | Path | None = None,  # None: the shipped file
+    device: str | torch.device = "cpu",
 ) -> dict:                   # (row, seed) -> Generator
     "The networks of a file that `save_ablations` wrote."
     (tensors, meta), models = _ablations(path), {}
@@ -130,7 +141,8 @@ def load_ablations(
         if f"half|{name}" not in tensors: continue                    # measured, but too large to be kept
         row, seed = name.split("|")
         packed = dict(half=tensors[f"half|{name}"])
-        for kind in GRIDS if meta["step"] else (): packed[kind] = (apart := tensors[f"{kind}|{name}"]) + tensors[f"mean|{kind}|{len(apart)}"]
+        for kind in GRIDS if meta["step"] else ():
+            packed[kind] = (apart := tensors[f"{kind}|{name}"]) + tensors[f"mean|{kind}|{len(apart)}"]
         G = unpack_network(GeneratorConfig(**facts["config"]), packed, meta["step"])
         G.meta = dict(facts, kind="generator")
         models[row, int(seed)] = G.to(device)
@@ -138,8 +150,8 @@ def load_ablations(
 
 
 def load_measurements(
-    path=None,               # None: the shipped file
-) -> tuple:                  # as from `measure_models`; the Protocol; facts of each model, as its training wrote them
+    path: str | Path | None = None,  # None: the shipped file
+) -> tuple:  # as from `measure_models`; the Protocol; facts of each model, as its training wrote them
     "The measurements of a file that `save_ablations` wrote."
     (tensors, meta), key = _ablations(path), lambda name: (name.split("|")[0], int(name.split("|")[1]))
     measured = {}
@@ -147,32 +159,37 @@ def load_measurements(
         number, farthest = tensors[f"measured|{name}"].double().split(1, dim=1)
         replicates = number + farthest * tensors[f"replicates|{name}"] / 127
         measured[key(name)] = dict(zip(metrics, torch.cat([number, replicates], dim=1).numpy()))
-    return measured, Protocol(**meta["protocol"]), {key(name): facts for name, facts in meta["models"].items()}
+    return measured, Protocol(**meta["protocol"]), {key(name): facts
+                                                    for name, facts in meta["models"].items()}
 
 
 def _ablations(path):
     tensors, meta = load_tensors(path or weights_path("ablations"))
-    if meta.get("kind") != "ablations": raise InputError(f"{path} holds no ablations; a2_ablations writes such files.")
+    if meta.get("kind") != "ablations":
+        raise InputError(f"{path} holds no ablations; a2_ablations writes such files.")
     return tensors, meta
 
 # %% ../../nbs/82_trainings.ipynb #cb38fc96
 def ablations_card(
-    path,                    # a file that `save_ablations` wrote
+    path: str | Path,        # a file that `save_ablations` wrote
     data: str,               # what the networks were trained on, with its licence
 ) -> str:                    # Markdown
     "The model card of the networks."
     (tensors, meta), models = _ablations(path), load_ablations(path)
     keys = [tuple(name.split("|")) for name in meta["models"]]
     images = {facts.get("images_seen", 0) for facts in meta["models"].values()}
-    kept = f"with kernels rounded to {meta['step']}, styles and M more finely" if meta["step"] else "in half precision"
+    kept = (f"with kernels rounded to {meta['step']}, styles and M more finely"
+            if meta["step"] else "in half precision")
     size = next(iter(meta["models"].values()))["config"]["resolution"]
     return "\n".join([
         "# The rows of Figure 6 and Table 1", "",
-        f"{len(keys)} trainings at {size} px: {', '.join(dict.fromkeys(row for row, _ in keys))}; seeds {', '.join(sorted({seed for _, seed in keys}))}; "
+        f"{len(keys)} trainings at {size} px: {', '.join(dict.fromkeys(row for row, _ in keys))}; seeds "
+        f"{', '.join(sorted({seed for _, seed in keys}))}; "
         f"{' to '.join(f'{n:,}' for n in sorted({min(images), max(images)}))} images each. Data: {data}.", "",
-        f"The file holds {len(models)} of the networks {kept}, and what was measured of all with the replicates of its intervals.",
+        f"The file holds {len(models)} of the networks {kept}, and what was measured of all with the "
+        "replicates of its intervals.",
         f"Measured so: {', '.join(f'{k} {v}' for k, v in meta['protocol'].items())}.",
-        "They show what each change of the paper does; they are no models to use.", "",
+        "They show what each change of the paper does; they are not models to use.", "",
         "Licence of the weights: Apache-2.0."])
 
 # %% ../../nbs/82_trainings.ipynb #9eaae310
@@ -180,39 +197,50 @@ ROWS = ABLATIONS | BEYOND      # every row that can be trained
 
 
 def find_models(
-    folder,                  # with files <row>_<seed>.safetensors
-    rows=tuple(ROWS),   # those that are wanted
-    device="cpu",
+    folder: str | Path,      # with files <row>_<seed>.safetensors
+    rows: Sequence[str] = tuple(ROWS),  # those that are wanted
+    device: str | torch.device = "cpu",
 ) -> dict:                   # (row, seed) -> Generator, in the order of the rows
     "The generators of a folder, by row and seed."
     files = sorted(Path(folder).glob("*_*.safetensors")) if Path(folder).is_dir() else []
-    named = {(row, int(seed)): f for f in files for row, _, seed in [f.stem.rpartition("_")] if row in ROWS and re.fullmatch(r"\d+", seed)}
-    chosen = sorted((key for key in named if key[0] in rows), key=lambda key: (list(ROWS).index(key[0]), key[1]))
-    if not chosen: raise InputError(f"{folder} holds no file <row>_<seed>.safetensors of the rows {', '.join(rows)}.")
+    named = {(row, int(seed)): f for f in files
+             for row, _, seed in [f.stem.rpartition("_")] if row in ROWS and re.fullmatch(r"\d+", seed)}
+    chosen = sorted((key for key in named if key[0] in rows),
+                    key=lambda key: (list(ROWS).index(key[0]), key[1]))
+    if not chosen:
+        raise InputError(f"{folder} holds no file <row>_<seed>.safetensors of the rows {', '.join(rows)}.")
     models = {key: load_generator(named[key], device) for key in chosen}
     for (row, seed), G in models.items():
         wanted = replace(GeneratorConfig(), **ROWS[row][0])
-        wrong = [k for k in ("static_maps", "z_dyn_dim") if bool(getattr(G.config, k)) != bool(getattr(wanted, k))]
-        if wrong: raise InputError(f"{named[row, seed]} is no model of the row {row}: it differs in {', '.join(wrong)}.")
+        wrong = [k for k in ("static_maps", "z_dyn_dim")
+                 if bool(getattr(G.config, k)) != bool(getattr(wanted, k))]
+        if wrong:
+            raise InputError(f"{named[row, seed]} is not a model of the row {row}: it differs in "
+                             f"{', '.join(wrong)}.")
     return models
 
 # %% ../../nbs/82_trainings.ipynb #7a743392
 def open_models(
-    weights: str,            # "ablations": the shipped ones; a file that `save_ablations` wrote; or a folder of generators
-    rows=tuple(ROWS),   # those that are wanted
-    seeds=None,              # of the trainings; None: all that are there
-    device="cpu",
+    # "ablations": the shipped ones; a file that `save_ablations` wrote; or a folder of generators
+    weights: str,
+    rows: Sequence[str] = tuple(ROWS),  # those that are wanted
+    seeds: Sequence[int] | None = None,  # of the trainings; None: all that are there
+    device: str | torch.device = "cpu",
     resolution: int | None = None,       # that they must have, px; None: any
-) -> tuple:                  # models; recorded measurements ({}: none), facts of every recorded training, their Protocol (None)
+# models; recorded measurements ({}: none), facts of every recorded training, their Protocol (None)
+) -> tuple:
     "Networks to measure, wherever they are."
     single = weights == "ablations" or Path(weights).is_file()
     path = None if weights == "ablations" else weights
     found = load_ablations(path, device) if single else find_models(weights, rows, device)
     chosen = {key: G for key, G in found.items() if key[0] in rows and (seeds is None or key[1] in seeds)}
-    if not chosen: raise InputError(f"{weights} holds none of the rows {', '.join(rows)} with the seeds {', '.join(map(str, seeds))}.")
+    if not chosen:
+        raise InputError(f"{weights} holds none of the rows {', '.join(rows)} with the seeds "
+                         f"{', '.join(map(str, seeds))}.")
     sizes = {G.config.resolution for G in chosen.values()}
     if resolution and sizes != {resolution}:
-        raise InputError(f"The networks of {weights} have {' and '.join(map(str, sorted(sizes)))} px, not {resolution}: ask for the resolution they have.")
+        raise InputError(f"The networks of {weights} have {' and '.join(map(str, sorted(sizes)))} px, not "
+                         f"{resolution}: ask for the resolution they have.")
     recorded, protocol, facts = load_measurements(path) if single else ({}, None, {})
     return chosen, recorded, facts, protocol
 
@@ -224,13 +252,15 @@ def what_trained(
     "The trainings behind the numbers."
     known = facts | {key: G.meta | dict(config=asdict(G.config)) for key, G in models.items()}
     weigh = lambda G: sum(p.numel() for p in G.parameters())
-    return pd.DataFrame([dict(row=row, seed=seed, px=f["config"]["resolution"], images=f.get("images_seen", 0),
-                              weights=weigh(models[row, seed]) if (row, seed) in models else None, here=(row, seed) in models)
-                         for (row, seed), f in sorted(known.items(), key=lambda item: (list(ROWS).index(item[0][0]), item[0][1]))])
+    return pd.DataFrame(
+        [dict(row=row, seed=seed, px=f["config"]["resolution"], images=f.get("images_seen", 0),
+              weights=weigh(models[row, seed]) if (row, seed) in models else None, here=(row, seed) in models)
+         for (row, seed), f in sorted(known.items(),
+                                      key=lambda item: (list(ROWS).index(item[0][0]), item[0][1]))])
 
 # %% ../../nbs/82_trainings.ipynb #d7f2e378
 def is_trained(
-    file,                    # <row>_<seed>.safetensors
+    file: str | Path,        # <row>_<seed>.safetensors
     plan: TrainConfig,
 ) -> bool:
     "Whether a file holds what this plan ends with."
@@ -241,11 +271,11 @@ def is_trained(
 
 def train_rows(
     config: TrainConfig,     # the full model
-    rows,                    # of ABLATIONS or BEYOND
-    seeds,                   # of the trainings: each row is trained with each
+    rows: Sequence[str],     # of ABLATIONS or BEYOND
+    seeds: Sequence[int],    # of the trainings: each row is trained with each
     sources: Sources,
-    folder,                  # of trainings and their generators
-    device="cpu",
+    folder: str | Path,      # of trainings and their generators
+    device: str | torch.device = "cpu",
     precision: str = "32",   # "32" or "bf16"
 ) -> dict:                   # (row, seed) -> Generator, in half precision as it is written
     "Train the rows of the ablation, resumably."
@@ -253,7 +283,8 @@ def train_rows(
     for row, seed in ((row, seed) for seed in seeds for row in rows):
         plan, file = replace(ablation(config, row), seed=seed), folder / f"{row}_{seed}.safetensors"
         if not is_trained(file, plan):
-            made = train(plan, sources, folder / f"{row}_{seed}", fabric=launch(torch.device(device).type, precision=precision), live=False)
+            made = train(plan, sources, folder / f"{row}_{seed}",
+                         fabric=launch(torch.device(device).type, precision=precision), live=False)
             save_generator(file, load_generator(made), dtype=torch.float16)
         models[row, seed] = load_generator(file, device)
     return models
@@ -269,7 +300,8 @@ def agreement(
         for metric in (m for m in here[key] if m in recorded[key]):
             a, b = recorded[key][metric], here[key][metric]
             error = np.hypot(a[1:].std(), b[1:].std())
-            lines.append(dict(row=key[0], seed=key[1], metric=metric, recorded=a[0], here=b[0], errors=(b[0] - a[0]) / error if error else np.nan))
+            lines.append(dict(row=key[0], seed=key[1], metric=metric, recorded=a[0],
+                              here=b[0], errors=(b[0] - a[0]) / error if error else np.nan))
     return pd.DataFrame(lines, columns=["row", "seed", "metric", "recorded", "here", "errors"])
 
 # %% ../../nbs/82_trainings.ipynb #57bb76fc
@@ -281,10 +313,12 @@ def draw_pairs(
     figure = Figure(figsize=(1.75 + 0.5 * columns, 1.05 * len(samples)), dpi=80)
     for axes, (row, views) in zip(figure.subplots(len(samples), 1, squeeze=False)[:, 0], samples.items()):
         shown = views.grid[:columns, :2].transpose(0, 1).flatten(0, 1)
-        axes.imshow(to_uint8(image_grid(shown, columns, pad=1)).permute(1, 2, 0).numpy(), interpolation="nearest")
+        axes.imshow(to_uint8(image_grid(shown, columns, pad=1)).permute(1, 2, 0).numpy(),
+                    interpolation="nearest")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-        axes.set_ylabel("\n= ".join(NAMES[row]).replace("+ separate ", "+ separate\n"), rotation=0, ha="right", va="center", fontsize=8)
+        axes.set_ylabel("\n= ".join(NAMES[row]).replace("+ separate ", "+ separate\n"),
+                        rotation=0, ha="right", va="center", fontsize=8)
     figure.subplots_adjust(left=1.75 / figure.get_figwidth(), right=0.99, top=0.99, bottom=0.01, hspace=0.08)
     return figure
 
@@ -295,8 +329,10 @@ def result_table(
     condition: str = "",              # what is to be known of all of them
 ) -> pd.DataFrame:
     "Numbers and verdicts as lines of one result file; a verdict's line is called 'X against Y'."
-    judged = [ablation_orderings(measured, paper).assign(shown=name, condition=condition) for name, paper in papers.items()]
-    judged = [j.rename(columns=dict(metric="papers_metric", measured_as="metric")) for j in judged]     # a stand-in under its own name
+    judged = [ablation_orderings(measured, paper).assign(shown=name, condition=condition)
+              for name, paper in papers.items()]
+    # a stand-in under its own name
+    judged = [j.rename(columns=dict(metric="papers_metric", measured_as="metric")) for j in judged]
     return pd.concat([numbers_table(measured, condition), *judged], ignore_index=True)
 
 # %% ../../nbs/82_trainings.ipynb #cf6f9d01
@@ -305,7 +341,7 @@ NUMBER_WORDS = ("method", "condition", "metric", "papers_metric", "over", "of", 
 
 
 def read_numbers(
-    folder,                           # of results
+    folder: str | Path,               # of results
     source: str = "a2_ablations",     # the notebook that measured
 ) -> tuple:                           # numbers, verdicts; empty where there is no such result
     "Our numbers and verdicts from a result file."
@@ -331,48 +367,56 @@ def beside_paper(
     printed = [(r.method, r.condition, r.metric, r.better, r.value) for r in paper.itertuples()]
     better = {r.metric: r.better for r in paper.itertuples() if r.metric in ("FID", "SSIM", "LPIPS")}
     printed += [(m, "", metric, arrow, np.nan) for metric, arrow in better.items() for m in beyond]
-    for method, condition, metric, better, value in printed + [(m, "", n, "", np.nan) for n in ONLY_OURS for m in methods + beyond]:
+    for method, condition, metric, better, value in printed + [(m, "", n, "", np.nan)
+                                                               for n in ONLY_OURS for m in methods + beyond]:
         name = metric if (method, metric) in known else STAND_INS.get(metric, metric)
         found = known.get((method, name), {}) if not condition else {}
         facts = {k: found.get(k, np.nan) for k in NUMBERS[2:]}
-        lines.append(dict(method=method, condition=condition, metric=metric, better=better, paper=value, ours=found.get("value", np.nan), **facts,
-                          measured_as=name if found else "", measured_at=found.get("condition", "")))
+        lines.append(dict(method=method, condition=condition, metric=metric,
+                          better=better, paper=value, ours=found.get("value", np.nan),
+                          **facts, measured_as=name if found else "", measured_at=found.get("condition", "")))
     return pd.DataFrame(lines)
 
 # %% ../../nbs/82_trainings.ipynb #91fd475b
 def show_beside(
     table: pd.DataFrame,     # as from `beside_paper`
-):                           # pandas Styler
+) -> Styler:                 # pandas Styler
     "The table for reading: the paper's numbers, ours with intervals."
     if table.ours.isna().all(): caption = "Ours: not measured yet (a2_ablations has no result here)."
     else: caption = (f"Ours: mean of {int(table.trainings.max())} training(s) with its 95 % interval, "
                      "over trainings and scenes where there are several, else over scenes.")
-    text = lambda r: "–" if pd.isna(r.ours) else f"{r.ours:.3g}" + ("" if pd.isna(r.low) else f" [{r.low:.3g}, {r.high:.3g}]")
+    text = lambda r: "–" if pd.isna(r.ours) else f"{r.ours:.3g}" + ("" if pd.isna(r.low)
+                                                                    else f" [{r.low:.3g}, {r.high:.3g}]")
     columns, arrow = {}, {"lower": " ↓", "higher": " ↑"}
     for metric, part in table[table.condition == ""].groupby("metric", sort=False):
-        if part.paper.notna().any(): columns["paper", metric + arrow.get(part.better.iloc[0], "")] = dict(zip(part.method, part.paper.map("{:.4g}".format)))
+        if part.paper.notna().any():
+            columns["paper", metric + arrow.get(part.better.iloc[0], "")] = dict(
+                zip(part.method, part.paper.map("{:.4g}".format)))
         name = next(filter(None, part.measured_as), metric)
         columns["ours", name] = {r.method: text(r) for r in part.itertuples()}
-    return pd.DataFrame(columns).reindex(list(dict.fromkeys(table.method))).fillna("–").replace("nan", "–").style.set_caption(caption)
+    return pd.DataFrame(columns).reindex(list(dict.fromkeys(table.method))).fillna(
+        "–").replace("nan", "–").style.set_caption(caption)
 
 
 def show_orderings(
     judged: pd.DataFrame,    # as from `orderings`
-):                           # pandas Styler
+) -> Styler:                 # pandas Styler
     "The verdicts for reading."
     sign = lambda v: "" if pd.isna(v) else f"{v:+.3g}"
     lines = [{"ordering": r.method, "metric": r.metric, "paper": sign(r.paper), "measured as": r.measured_as,
-              "ours": "not measured" if pd.isna(r.value) else f"{r.value:+.3g} [{r.low:+.3g}, {r.high:+.3g}]", "over": r.over, "verdict": r.verdict}
-             for r in judged.itertuples()]
+              "ours": "not measured" if pd.isna(r.value) else f"{r.value:+.3g} [{r.low:+.3g}, {r.high:+.3g}]",
+              "over": r.over, "verdict": r.verdict} for r in judged.itertuples()]
     colour = {"held": "color: #0173b2; font-weight: bold", "not held": "color: #d55e00; font-weight: bold"}
-    return pd.DataFrame(lines).astype(object).fillna("").style.hide(axis="index").map(lambda v: colour.get(v, ""))
+    return pd.DataFrame(lines).astype(object).fillna("").style.hide(axis="index").map(
+        lambda v: colour.get(v, ""))
 
 # %% ../../nbs/82_trainings.ipynb #963b6a99
 def verdict_counts(
     judged: pd.DataFrame,    # as from `orderings`
 ) -> dict:                   # "orderings held": n, ...
     "How many orderings got which verdict; nothing where none was judged."
-    return {f"orderings {said}": int((judged.verdict == said).sum()) for said in ("held", "not held", "undecided")} if len(judged) else {}
+    return {f"orderings {said}": int((judged.verdict == said).sum())
+            for said in ("held", "not held", "undecided")} if len(judged) else {}
 
 # %% ../../nbs/82_trainings.ipynb #627dfccd
 def draw_columns(
@@ -384,7 +428,8 @@ def draw_columns(
     methods = list(dict.fromkeys(table.method))[::-1]
     printed, extra = ("FID", "SSIM", "LPIPS"), (SKY, SHARE, "S_dyn alone: moving over static")
     figure = Figure(figsize=(9.5, 3 * (0.75 + 0.24 * len(methods))), dpi=70, layout="constrained")
-    for line, axes in zip([*(("paper", m) for m in printed), *(("ours", m) for m in printed + extra)], figure.subplots(3, 3, sharey=True).flat):
+    for line, axes in zip([*(("paper", m) for m in printed), *(("ours", m) for m in printed + extra)],
+                          figure.subplots(3, 3, sharey=True).flat):
         part = table[(table.metric == line[1]) & (table.condition == "")]
         heights = [methods.index(m) for m in part.method]
         axes.margins(x=0.25)
@@ -395,7 +440,8 @@ def draw_columns(
         else: _draw_ours(axes, part, heights, judged[judged.metric == line[1]], truth)
         name = line[1] if line[0] == "paper" else next(filter(None, part.measured_as), line[1])
         arrow = {"lower": " (lower is better)", "higher": " (higher is better)"}.get(part.better.iloc[0], "")
-        axes.set_xlabel(f"{line[0]}: {name}{arrow}".replace(" from", "\nfrom").replace(" (lower", "\n(lower").replace(" (higher", "\n(higher"), fontsize=8)
+        axes.set_xlabel(f"{line[0]}: {name}{arrow}".replace(" from", "\nfrom")
+                        .replace(" (lower", "\n(lower").replace(" (higher", "\n(higher"), fontsize=8)
     return figure
 
 # %% ../../nbs/82_trainings.ipynb #1d71f489
@@ -403,9 +449,11 @@ ROW_MARKS = {"held": ("✓", "#0173b2"), "not held": ("✗", "#d55e00"), "undeci
 
 
 def _draw_ours(axes, part, heights, judged, truth):
-    "Our numbers: interval as a line, single trainings as ticks, the verdict on the step from the row it is compared with."
+    """Our numbers: interval as a line, single trainings as ticks, the verdict on the step from the row it is
+    compared with."""
     if part.ours.isna().all():
-        axes.text(0.5, 0.5, "not measured yet", transform=axes.transAxes, ha="center", va="center", fontsize=9, color="0.5", style="italic")
+        axes.text(0.5, 0.5, "not measured yet", transform=axes.transAxes,
+                  ha="center", va="center", fontsize=9, color="0.5", style="italic")
         axes.set_xticks([])
         return
     for r, y in zip(part.itertuples(), heights):
@@ -414,9 +462,12 @@ def _draw_ours(axes, part, heights, judged, truth):
         axes.plot([r.ours], [y], "o", color="C0", markersize=4)
     known = truth.get(next(filter(None, part.measured_as), ""))
     left, right = axes.get_xlim()
-    if known is not None and 2 * left - right < known < 2 * right - left: axes.axvline(known, color="0.4", linestyle=":", linewidth=1)
-    steps = judged.drop_duplicates("of") if len(judged) else judged          # the last row's is the step from the one before
+    if known is not None and 2 * left - right < known < 2 * right - left:
+        axes.axvline(known, color="0.4", linestyle=":", linewidth=1)
+    # the last row's is the step from the one before
+    steps = judged.drop_duplicates("of") if len(judged) else judged
     for method, said in zip(steps.of, steps.verdict):
         text, colour = ROW_MARKS.get(said, ("", "k"))
         y = dict(zip(part.method, heights))[method]
-        axes.text(1.01, y, text, transform=axes.get_yaxis_transform(), ha="left", va="center", fontsize=10, color=colour, clip_on=False)
+        axes.text(1.01, y, text, transform=axes.get_yaxis_transform(),
+                  ha="left", va="center", fontsize=10, color=colour, clip_on=False)

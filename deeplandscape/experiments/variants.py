@@ -9,6 +9,7 @@ __all__ = ['LIKE_THE_PAPERS', 'RULES', 'Cases', 'scene_cases', 'photo_cases', 'i
 
 # %% ../../nbs/80_variants.ipynb #615659cd
 import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -30,6 +31,8 @@ from ..metrics.flow import motion_amount, optical_flow
 from ..metrics.truth import wind_asked_for
 from ..photo.inversion import Inversion, invert, Settings
 from ..photo.regions import horizon_of, resize
+from ..model.approximator import Approximator
+from ..model.encoder import Encoder
 
 # %% ../../nbs/80_variants.ipynb #fe442c3b
 @dataclass(frozen=True)
@@ -40,22 +43,23 @@ class Cases:
     masks: Tensor      # (B, 3, R, R): static, sky, water
     exact: bool        # known from the renderer, not found by a segmentation
 
-    def __len__(self): return len(self.photo)
+    def __len__(self) -> int: return len(self.photo)
 
 def scene_cases(
     n: int,             # how many scenes of the test split
     size: int,          # R
-    device="cpu",
+    device: str | torch.device = "cpu",
 ) -> Cases:
     "First frames of test scenes, with their exact masks."
     frames = render(scene_seeds("test", 0, n), None, size, device=device)
-    return Cases(tuple(f"scene {i}" for i in range(n)), frames.images, torch.cat([frames.static, frames.sky, frames.water], 1), True)
+    return Cases(tuple(f"scene {i}" for i in range(n)), frames.images,
+                 torch.cat([frames.static, frames.sky, frames.water], 1), True)
 
 def photo_cases(
     photos: dict,       # name -> (3, H, W) in [-1, 1]
     size: int,          # R
-    segment,            # images -> (B, 3, R, R)
-    device="cpu",
+    segment: Callable,  # images -> (B, 3, R, R)
+    device: str | torch.device = "cpu",
 ) -> Cases:
     "Photographs squashed to R x R, with the masks that `segment` finds."
     images = torch.cat([resize(x[None].to(device), (size, size)) for x in photos.values()])
@@ -66,15 +70,16 @@ def invert_cases(
     G: Generator,
     cases: Cases,
     variant: str,                   # a key of VARIANTS
-    E=None,                         # encoder
-    perceptual=None,                # perceptual loss
+    E: Encoder | None = None,       # encoder
+    perceptual: Callable | None = None,  # perceptual loss
     settings: Settings = Settings(),
     seed: int = 0,                  # of random initial maps
     batch: int = 16,                # pictures at once
 ) -> list[Inversion]:               # of one batch after the other
     "Invert all cases by one variant."
     parts = zip(range(0, len(cases), batch), cases.photo.split(batch), cases.masks[:, :1].split(batch))
-    return [invert(G, photo, variant, E, mask, perceptual, settings, seed + first) for first, photo, mask in parts]
+    return [invert(G, photo, variant, E, mask, perceptual, settings, seed + first)
+            for first, photo, mask in parts]
 
 # %% ../../nbs/80_variants.ipynb #071bc26a
 @torch.no_grad()
@@ -102,7 +107,7 @@ def motion_in(
     return 1000 * motion_amount(flow, inside), float(projected) if inside.any() else float("nan")
 
 # %% ../../nbs/80_variants.ipynb #4f34360f
-def half_way(maps):
+def half_way(maps: list) -> list:
     "Maps, each (B, 1, s, s), shifted by half their width."
     return [S.roll(-S.shape[-1] // 2, -1) for S in maps]
 
@@ -110,34 +115,41 @@ def half_way(maps):
 def measure_inversion(
     found: Inversion,              # of all cases
     cases: Cases,
-    hours=tuple(CLOCK),            # directions of the clock, in turn
+    hours: Sequence[str] = tuple(CLOCK),  # directions of the clock, in turn
     gap: float = 5.0,              # frames from one that is looked at to the next
     steps: int = 3,                # flows of each photograph
-    perceptual=None,               # network of the perceptual distance; None: embedded
+    perceptual: Callable | None = None,  # network of the perceptual distance; None: embedded
 ) -> list[dict]:                   # a row for each photograph
     "Faithfulness and motion of an inversion, photograph by photograph."
-    made, shifted = (x.clamp(-1, 1) for x in (found.reconstruction(), found.reconstruction(half_way(found.S_dyn))))
+    made, shifted = (x.clamp(-1, 1)
+                     for x in (found.reconstruction(), found.reconstruction(half_way(found.S_dyn))))
     static, change = cases.masks[:, :1], (shifted - made).abs().mean(1, keepdim=True) / 2
     within = lambda mask: (change * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1e-6)
-    columns = {"SSIM": found.ssim, "perceptual distance (embedded)": perceptual_distance(made, cases.photo, net=perceptual),
-               "change of sky and water by S_dyn": within(1 - static), "leak": within(static) / within(1 - static).clamp(min=1e-6)}
+    columns = {"SSIM": found.ssim, "perceptual distance (embedded)": perceptual_distance(
+                   made, cases.photo, net=perceptual), "change of sky and water by S_dyn": within(1 - static),
+               "leak": within(static) / within(1 - static).clamp(min=1e-6)}
     if find_weights("lpips") and find_weights("vgg16"): columns["LPIPS"] = lpips_distance(made, cases.photo)
-    rows = [{"case": name, **{key: float(v[b]) for key, v in columns.items()}} for b, name in enumerate(cases.names)]
+    rows = [{"case": name, **{key: float(v[b]) for key, v in columns.items()}}
+            for b, name in enumerate(cases.names)]
     for b, row in enumerate(rows):
         horizon = horizon_of(cases.masks[b:b + 1].cpu())
         homography = Homography.clock(hours[b % len(hours)], 0.5 if horizon is None else horizon)
         frames = moved_frames(found, b, homography, gap * torch.arange(steps + 1, dtype=torch.float64))
-        row["Flow x 10^-3 (DIS)"], row["share of the asked motion"] = motion_in(frames.cpu(), cases.masks[b:b + 1, 1:2].cpu(), homography, gap)
+        row["Flow x 10^-3 (DIS)"], row["share of the asked motion"] = motion_in(
+            frames.cpu(), cases.masks[b:b + 1, 1:2].cpu(), homography, gap)
     return rows
 
-def measure_inversions(found: list, cases: Cases, **options) -> list[dict]:
+def measure_inversions(found: list, cases: Cases, **options: object) -> list[dict]:
     "The same of the batches of `invert_cases`, all cases together."
     ends = torch.tensor([len(i.photo) for i in found]).cumsum(0).tolist()
-    part = lambda first, last: Cases(cases.names[first:last], cases.photo[first:last], cases.masks[first:last], cases.exact)
-    return [row for i, last in zip(found, ends) for row in measure_inversion(i, part(last - len(i.photo), last), **options)]
+    part = lambda first, last: Cases(cases.names[first:last], cases.photo[first:last],
+                                     cases.masks[first:last], cases.exact)
+    return [row for i, last in zip(found, ends)
+            for row in measure_inversion(i, part(last - len(i.photo), last), **options)]
 
 # %% ../../nbs/80_variants.ipynb #556f7b73
-LIKE_THE_PAPERS = {"SSIM": "SSIM", "LPIPS": "LPIPS", "perceptual distance (embedded)": "LPIPS", "Flow x 10^-3 (DIS)": "Flow x 10^-3"}
+LIKE_THE_PAPERS = {"SSIM": "SSIM", "LPIPS": "LPIPS", "perceptual distance (embedded)": "LPIPS",
+                   "Flow x 10^-3 (DIS)": "Flow x 10^-3"}
 
 def variant_table(
     results: dict,           # variant -> rows of `measure_inversion`
@@ -148,7 +160,8 @@ def variant_table(
     for method, rows in results.items():
         for metric in (key for key in rows[0] if key != "case"):
             found = measure([row[metric] for row in rows], metric)
-            lines.append(dict(method=method, condition=condition, metric=metric, value=found.value, low=found.low, high=found.high,
+            lines.append(dict(method=method, condition=condition,
+                              metric=metric, value=found.value, low=found.low, high=found.high,
                               items=found.protocol["items"] - found.protocol["left_out"]))
     return pd.DataFrame(lines)
 
@@ -164,25 +177,31 @@ def variant_orderings(
             difference = said[LIKE_THE_PAPERS[metric], a] - said[LIKE_THE_PAPERS[metric], b]
             if abs(difference) < 1e-9: continue
             more, less = (a, b) if difference > 0 else (b, a)
-            value, low, high = paired_interval([x[metric] - y[metric] for x, y in zip(results[more], results[less])])
-            lines.append(dict(metric=metric, more=more, less=less, paper=abs(difference), ours=value, low=low, high=high, verdict=verdict(low, high)))
+            value, low, high = paired_interval([x[metric] - y[metric]
+                                                for x, y in zip(results[more], results[less])])
+            lines.append(dict(metric=metric, more=more, less=less, paper=abs(difference),
+                              ours=value, low=low, high=high, verdict=verdict(low, high)))
     return pd.DataFrame(lines)
 
 # %% ../../nbs/80_variants.ipynb #e5b4279a
 def draw_variants(
     table: pd.DataFrame,     # of `variant_table`
     paper: pd.DataFrame,     # method, metric, value
-):
+) -> plt.Figure:
     "A panel for each measure, a line for each variant."
     metrics, methods = list(dict.fromkeys(table.metric)), list(dict.fromkeys(table.method))[::-1]
-    figure, panels = plt.subplots(1, len(metrics), figsize=(1.2 + 1.7 * len(metrics), 0.9 + 0.27 * len(methods)), sharey=True, squeeze=False)
+    size = 1.2 + 1.7 * len(metrics), 0.9 + 0.27 * len(methods)
+    figure, panels = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
     for axes, metric in zip(panels[0], metrics):
         ours = table[table.metric == metric]
         theirs = paper[paper.metric == LIKE_THE_PAPERS.get(metric)]
-        axes.plot(theirs.value, [methods.index(m) for m in theirs.method], "D", color="0.35", markerfacecolor="white", label="paper")
+        axes.plot(theirs.value, [methods.index(m) for m in theirs.method],
+                  "D", color="0.35", markerfacecolor="white", label="paper")
         off = (ours.value - ours[["low", "high"]].T).abs().fillna(0)
-        axes.errorbar(ours.value, [methods.index(m) for m in ours.method], xerr=off.to_numpy(), fmt="o", ms=4, label="ours")
-        axes.set(yticks=range(len(methods)), yticklabels=methods, ylim=(-0.6, len(methods) - 0.4), xlabel=textwrap.fill(metric, 18))
+        axes.errorbar(ours.value, [methods.index(m) for m in ours.method],
+                      xerr=off.to_numpy(), fmt="o", ms=4, label="ours")
+        axes.set(yticks=range(len(methods)), yticklabels=methods, ylim=(-0.6, len(methods) - 0.4),
+                 xlabel=textwrap.fill(metric, 18))
         axes.margins(x=0.2)
     panels[0][0].legend(loc="upper right", bbox_to_anchor=(-0.05, -0.04), fontsize=8)
     return figure
@@ -190,45 +209,53 @@ def draw_variants(
 # %% ../../nbs/80_variants.ipynb #152a1dc9
 @torch.no_grad()
 def keep_pictures(
-    path,                    # file to write
+    path: str | Path,        # file to write
     cases: list[Cases],
     found: dict,             # variant -> one Inversion for each of the cases
-):
+) -> Path:
     "Photographs, reconstructions and shifted pictures of each variant, for the figure."
-    tensors = {"photo": torch.cat([c.photo for c in cases]), "static": torch.cat([c.masks[:, :1] for c in cases])}
+    tensors = {"photo": torch.cat([c.photo for c in cases]),
+               "static": torch.cat([c.masks[:, :1] for c in cases])}
     for name, inversions in found.items():
         tensors[f"{name}, reconstruction"] = torch.cat([i.reconstruction() for i in inversions]).clamp(-1, 1)
-        tensors[f"{name}, shifted"] = torch.cat([i.reconstruction(half_way(i.S_dyn)) for i in inversions]).clamp(-1, 1)
+        tensors[f"{name}, shifted"] = torch.cat([i.reconstruction(half_way(i.S_dyn))
+                                                 for i in inversions]).clamp(-1, 1)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(path, {k: v.cpu().contiguous() for k, v in tensors.items()}, {"kind": "pictures", "names": [n for c in cases for n in c.names]})
+    save_tensors(path, {k: v.cpu().contiguous() for k, v in tensors.items()},
+                 {"kind": "pictures", "names": [n for c in cases for n in c.names]})
 
 # %% ../../nbs/80_variants.ipynb #98dd9528
-RULES = {"paper: gradient x 0.001": dict(S_gradient=0.001, S_lr=None), "gradient as it is": dict(S_gradient=1.0, S_lr=None),
+RULES = {"paper: gradient x 0.001": dict(S_gradient=0.001, S_lr=None),
+         "gradient as it is": dict(S_gradient=1.0, S_lr=None),
          "rate x 0.25": dict(S_lr=0.25), "rate x 0.05": dict(S_lr=0.05)}
 
 def map_size(
     found: Inversion,
 ) -> float:
     "Root mean square of the maps of the finest two levels."
-    return torch.cat([S.flatten() for maps in (found.S_st, found.S_dyn) for S in maps[-2:]]).square().mean().sqrt().item()
+    return torch.cat([S.flatten() for maps in (found.S_st, found.S_dyn)
+                      for S in maps[-2:]]).square().mean().sqrt().item()
 
 # %% ../../nbs/80_variants.ipynb #0a439c17
 @torch.no_grad()
 def inverted_light_agreement(
-    A,                       # lighting network
+    A: Approximator,         # lighting network
     found: Inversion,        # of B photographs
     G: Generator,            # before any fine-tuning
-    seeds=range(16),         # samples of G
+    seeds: Sequence[int] = range(16),  # samples of G
 ) -> dict:                   # measure -> (B,) rank correlations
     "Whether named lights change inverted photographs as they change samples of the generator."
     device, before = found.W.device, light_statistics(found.reconstruction())
-    points = torch.stack([torch.as_tensor(z, dtype=torch.float32) for _, z, _ in styles_of(A)[:-1]]).to(device)
+    points = torch.stack([torch.as_tensor(z, dtype=torch.float32) for _, z, _ in styles_of(A)[:-1]]).to(
+        device)
     latents = Latents.sample(G.config, seeds, device=device)
     read = light_statistics(turned(G, latents, points).flatten(0, 1))
     agreement = {}
-    lit = [replace(found, W=torch.cat([light_path(A, W, z[None].expand(2, -1), torch.tensor([0.0, 1.0]))[1:] for W in found.W])) for z in points]
+    lit = [replace(found, W=torch.cat([light_path(A, W, z[None].expand(2, -1), torch.tensor([0.0, 1.0]))[1:]
+                                       for W in found.W])) for z in points]
     after = [light_statistics(one.reconstruction()) for one in lit]
     for name in "brightness", "temperature":
         usual = read[name].unflatten(0, (len(points), -1)).mean(1).cpu()
-        agreement[name] = torch.as_tensor(rank_correlation(usual, torch.stack([a[name] - before[name] for a in after])))
+        agreement[name] = torch.as_tensor(
+            rank_correlation(usual, torch.stack([a[name] - before[name] for a in after])))
     return agreement

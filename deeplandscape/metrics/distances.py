@@ -32,8 +32,8 @@ def _factor(features):
 
 # %% ../../nbs/53_distances.ipynb #76813422
 def frechet_distance(
-    x,             # (n, d) features of one set
-    y,             # (m, d) features of the other
+    x: np.ndarray | torch.Tensor,  # (n, d) features of one set
+    y: np.ndarray | torch.Tensor,  # (m, d) features of the other
 ) -> float:        # squared units of the features
     "Frechet distance between the Gaussians fitted to two sets of features."
     (mx, rx), (my, ry) = _factor(x), _factor(y)
@@ -53,8 +53,8 @@ class Extrapolation:
 
 
 def frechet_extrapolated(
-    x,                      # (n, d) features of one set
-    y,                      # (m, d) features of the other
+    x: np.ndarray | torch.Tensor,  # (n, d) features of one set
+    y: np.ndarray | torch.Tensor,  # (m, d) features of the other
     points: int = 6,        # sizes between a third of the pictures and all of them
     repeats: int = 8,       # subsets of each size
     seed: int = 0,          # of the subsets
@@ -74,8 +74,8 @@ def frechet_extrapolated(
 
 # %% ../../nbs/53_distances.ipynb #6451c273
 def kernel_distance(
-    x,                        # (n, d) features of one set
-    y,                        # (m, d) features of the other
+    x: np.ndarray | torch.Tensor,  # (n, d) features of one set
+    y: np.ndarray | torch.Tensor,  # (m, d) features of the other
     subsets: int = 100,       # random subsets
     subset_size: int = 1000,  # vectors in each, at most as many as there are
     seed: int = 0,            # of the subsets
@@ -127,13 +127,13 @@ def distance_name(
 
 # %% ../../nbs/53_distances.ipynb #fe67ea57
 def compare_sets(
-    real,                           # (n, d) features
-    fake,                           # (m, d) features
+    real: np.ndarray | torch.Tensor,  # (n, d) features
+    fake: np.ndarray | torch.Tensor,  # (m, d) features
     kind: str = "frechet",          # "frechet" or "kernel"
     by: str = "embedded",           # what made the features: Extractor or its name
     resamples: int = 30,            # bootstrap draws
     seed: int = 0,                  # of the draws
-    **protocol,                     # whatever else one must know
+    **protocol: object,             # whatever else one must know
 ) -> Measurement:
     "Distance between two sets of features with its interval, under the name it deserves."
     by = by if isinstance(by, Extractor) else extractor(by)
@@ -155,7 +155,7 @@ def compare_sets(
 # %% ../../nbs/53_distances.ipynb #92f83c3d
 @torch.no_grad()
 def clip_features(
-    clips,                       # (n, T, 3, H, W), or n tensors (T, 3, H, W): uint8 or in [-1, 1]
+    clips: torch.Tensor | list,  # (n, T, 3, H, W), or n tensors (T, 3, H, W): uint8 or in [-1, 1]
     by: str = "embedded-video",  # Extractor, its name, or a TorchScript file of I3D's interface
     frames: int = 16,            # of each clip
     stride: int = 1,             # every how many-th frame
@@ -178,13 +178,13 @@ def clip_features(
 
 # %% ../../nbs/53_distances.ipynb #c861941e
 def compare_videos(
-    real,                        # (n, T, 3, H, W), or n tensors (T, 3, H, W)
-    fake,                        # (m, T, 3, H, W), or m tensors
+    real: torch.Tensor | list,   # (n, T, 3, H, W), or n tensors (T, 3, H, W)
+    fake: torch.Tensor | list,   # (m, T, 3, H, W), or m tensors
     by: str = "embedded-video",  # Extractor, its name ("i3d" for FVD), or a TorchScript file
     frames: int = 16,            # of each clip
     stride: int = 1,             # every how many-th frame
     device: str | torch.device = "cpu",  # where it computes
-    **options,                   # resamples, seed and further entries of the protocol
+    **options: object,           # resamples, seed and further entries of the protocol
 ) -> Measurement:
     "Frechet video distance between two sets of videos: FVD when I3D measures it."
     by = by if isinstance(by, Extractor) else extractor(by, device)

@@ -7,6 +7,9 @@ __all__ = ['HOURS', 'picture_features', 'LightReader', 'measure_sweeps', 'meanin
            'opposite', 'above', 'hours_seen', 'profile_cosine', 'judge_statements']
 
 # %% ../../nbs/57_meaning.ipynb #eea307cf
+from collections.abc import Sequence
+
+import pandas as pd
 import numpy as np
 from torch import Tensor
 import torch
@@ -70,7 +73,7 @@ class LightReader:
         return x, torch.cat([torch.stack([b.sun_elevation, b.cloud_cover], 1) for b in batches])
 
     @torch.no_grad()
-    def __call__(self, images):
+    def __call__(self, images: Tensor) -> tuple:
         "(B, 3, H, W) -> {name: (B,)}, static (B, H, W) booleans."
         regions = self._regions(images)
         estimated = self._read(picture_features(images, regions))
@@ -81,8 +84,8 @@ class LightReader:
 def measure_sweeps(
     G: Generator,            # the generator
     reader: LightReader,     # of its pictures
-    seeds,                   # scenes
-    values=VALUES,           # of each coordinate
+    seeds: Sequence[int],    # scenes
+    values: Sequence[float] = VALUES,  # of each coordinate
 ) -> dict:  # measures (3, V, B) by name, spread by name, kept (3, V, B): static region kept, IoU
     "Turn each coordinate of z_dyn in many scenes and read the pictures."
     latents = Latents.sample(G.config, seeds, device=next(G.parameters()).device)
@@ -134,24 +137,24 @@ def coordinate_names(
     return {k: ", ".join(words) or "no name" for k, words in sorted(names.items())}
 
 # %% ../../nbs/57_meaning.ipynb #750c7c5b
-def clear(row):
+def clear(row: dict | pd.Series) -> bool | None:
     "Is a change clear? True, False, or None where the intervals do not tell."
     if row["named"]: return True
     reach = max(abs(row["change low"]), abs(row["change high"]))
     agree = max(abs(row["correlation low"]), abs(row["correlation high"]))
     return False if reach < 0.5 or agree < 0.5 or row["share high"] < 0.8 else None
 
-def still(row, limit: float = 0.25):
+def still(row: dict | pd.Series, limit: float = 0.25) -> bool | None:
     "Does a measure stay where it is?"
     if -limit < row["change low"] and row["change high"] < limit: return True
     return False if row["change low"] > limit or row["change high"] < -limit else None
 
-def opposite(a, b):
+def opposite(a: dict | pd.Series, b: dict | pd.Series) -> bool | None:
     "Do two changes have opposite signs?"
     sure = [r["change low"] > 0 or r["change high"] < 0 for r in (a, b)]
     return a["change"] * b["change"] < 0 if all(sure) else None
 
-def above(low, high, limit):
+def above(low: float, high: float, limit: float) -> bool | None:
     "Is an interval above a limit?"
     return True if low >= limit else False if high < limit else None
 

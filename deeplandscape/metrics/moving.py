@@ -7,6 +7,7 @@ __all__ = ['moved_and_stayed', 'shown_motion', 'change_of_shape', 'measure_movin
 
 # %% ../../nbs/59_moving.ipynb #b26d542b
 import math
+from collections.abc import Sequence
 
 import cv2
 import torch
@@ -121,7 +122,7 @@ def border_of(masks):
 
 # %% ../../nbs/59_moving.ipynb #f57cbeaa
 def measure_moving(
-    frames,                          # of a video: frames[i] is (3, H, W), uint8 or in [-1, 1]; it has a length
+    frames: Sequence[Tensor],  # of a video: frames[i] is (3, H, W), uint8 or in [-1, 1]; it has a length
     masks: Tensor,                   # (1, 3, H, W): static, sky, water
     homography: Homography,          # the motion asked for
     fps: float = 30,                 # frames a second
@@ -129,7 +130,8 @@ def measure_moving(
 ) -> dict:                           # name -> number, NaN where it cannot be told
     "What a person sees of a video's motion."
     size, last, rate = masks.shape[-2:], len(frames) - 1, 30 / fps
-    picture = lambda i: (from_uint8(frames[i]) if frames[i].dtype == torch.uint8 else frames[i])[None].float().cpu()
+    picture = lambda i: (from_uint8(frames[i]) if frames[i].dtype == torch.uint8
+                         else frames[i])[None].float().cpu()
     masks, first = masks.cpu(), picture(0)
     moving = erode((masks[:, :1] < 0.05).float(), max(1, min(size) // 100))
     asked = wind_asked_for(homography, size)
@@ -138,8 +140,10 @@ def measure_moving(
     found, far = {}, min(last, int(0.29 * period / rate)) if period else last
     if pace > 1e-3: found |= _motion(picture, first, moving, asked, pace, homography, far, last, rate)
     some, border = [picture(round(i * last / 4)) for i in range(5)], border_of(masks)
-    found["sharpness at least"] = min(sharpness(x, moving) for x in some) / max(sharpness(first, moving), 1e-9)
-    found["drift of colour, of 255"] = 127.5 * max(float((mean_colour(x, moving) - mean_colour(first, moving)).abs().max()) for x in some)
+    found["sharpness at least"] = min(sharpness(x, moving) for x in some) / max(
+        sharpness(first, moving), 1e-9)
+    found["drift of colour, of 255"] = 127.5 * max(
+        float((mean_colour(x, moving) - mean_colour(first, moving)).abs().max()) for x in some)
     found["seam"] = sharpness(some[-1], border) / max(sharpness(first, border), 1e-9)
     middle = max(1, min(last - 1, last // 2))
     return found | {"flicker, of 255": flicker(*(picture(min(last, middle + k)) for k in (-1, 0, 1)), moving)}
@@ -147,13 +151,15 @@ def measure_moving(
 def _motion(picture, first, moving, asked, pace, homography, far, last, rate):
     "The measures that need a motion: at half the way and all the way, and over gaps of a few pixels."
     mean = lambda values: float(torch.tensor([v for v in values if not math.isnan(v)] or [math.nan]).mean())
-    shares = [moved_and_stayed(picture(i), first, moving, homography, i * rate) for i in {max(1, far // 2), far}]
+    shares = [moved_and_stayed(picture(i), first, moving, homography, i * rate)
+              for i in {max(1, far // 2), far}]
     gap = max(1, min(far, round(2.5 * min(first.shape[-2:]) / 256 / pace / rate)))
     starts = sorted({0, (far - gap) // 2, far - gap})
     ways = [shown_motion(picture(i), picture(i + gap), asked * gap * rate, moving) for i in starts]
     twentieth = max(1, min(last, round(0.05 * first.shape[-1] / pace / rate)))
-    return {"moved": mean(a for a, _ in shares), "stayed": mean(b for _, b in shares), "turned, degrees": mean(a for a, _ in ways),
-            "speed, of what was asked": mean(s for _, s in ways), "change of shape": change_of_shape(picture(twentieth), first, moving)}
+    return {"moved": mean(a for a, _ in shares), "stayed": mean(b for _, b in shares),
+            "turned, degrees": mean(a for a, _ in ways), "speed, of what was asked": mean(s for _, s in ways),
+            "change of shape": change_of_shape(picture(twentieth), first, moving)}
 
 # %% ../../nbs/59_moving.ipynb #f9046e47
 def doubts(

@@ -9,6 +9,7 @@ __all__ = ['PRESETS', 'DEPARTURES', 'Preset', 'preset_of', 'static_mask', 'compa
 
 # %% ../../nbs/54_protocols.ipynb #1f8beecc
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 from ..core import InputError, progress
 from ..files import atomic, find_weights
 from ..media import read_photo, read_video
-from ..statistics import measure
+from ..statistics import measure, Measurement
 from ..data.sources import PICTURES, VIDEOS
 from ..perception.masks import segmenter, SKY_NAMES, WATER_NAMES
 from .extractors import as_pictures, extractor, resized
@@ -35,18 +36,18 @@ class Preset:
     fed: str = "-1..1"                # range given to LPIPS
     contrast: float = 1.0             # of the pictures given to Inception
     water: tuple = WATER_NAMES        # names of the classes that count as water
-    decision: str = "sum"             # moving where its classes together win ("sum"), or the largest of them ("argmax")
+    decision: str = "sum"  # moving where its classes together win ("sum"), or the largest of them ("argmax")
     flow: str = "length"              # see `flow.motion_amount`
     backward: bool = False            # flow to the frame before
     flow_side: int = 256              # short side at which flow is computed, px
 
 
-PRESETS = {"clean": Preset(), "released": Preset("released", "zero", "released", "0..1", 0.5, ("water",), "argmax", "released",
-                                                 True, 1024)}
+PRESETS = {"clean": Preset(), "released": Preset("released", "zero", "released",
+                                                 "0..1", 0.5, ("water",), "argmax", "released", True, 1024)}
 
 
 def preset_of(
-    preset,            # a name in PRESETS, or a Preset
+    preset: str | Preset,  # a name in PRESETS, or a Preset
 ) -> Preset:
     "A preset by name."
     if isinstance(preset, Preset):
@@ -58,15 +59,16 @@ def preset_of(
 # %% ../../nbs/54_protocols.ipynb #3a8201ba
 def static_mask(
     probabilities: torch.Tensor,      # (B, K, H, W) of K named classes
-    names,                            # K names; synonyms separated by commas
-    preset="clean",                   # a name, or a Preset
+    names: Sequence[str],             # K names; synonyms separated by commas
+    preset: str | Preset = "clean",   # a name, or a Preset
 ) -> torch.Tensor:                    # (B, 1, H, W) of 0 and 1
     "Where nothing should move."
     p = preset_of(preset)
     if len(names) != probabilities.shape[1]:
         raise InputError(f"{probabilities.shape[1]} classes need as many names, not {len(names)}.")
     parts = [[part.strip().lower() for part in name.replace(";", ",").split(",")] for name in names]
-    moving = torch.tensor([any(n in SKY_NAMES + tuple(p.water) for n in part) for part in parts], device=probabilities.device)
+    moving = torch.tensor([any(n in SKY_NAMES + tuple(p.water) for n in part) for part in parts],
+                          device=probabilities.device)
     if moving.all() or not moving.any():
         return (~moving[:1]).float().view(1, 1, 1, 1).expand_as(probabilities[:, :1]).clone()
     if p.decision == "argmax":
@@ -79,25 +81,26 @@ def static_mask(
 def compare_pictures(
     x: torch.Tensor,          # (n, 3, H, W): uint8, or in [-1, 1]
     y: torch.Tensor,          # (n, 3, H, W)
-    mask=None,                # (1 or n, 1, H, W) in [0, 1]; None: everywhere
+    mask: torch.Tensor | None = None,  # (1 or n, 1, H, W) in [0, 1]; None: everywhere
     metric: str = "ssim",     # "ssim", "lpips" (VGG16) or "perceptual" (embedded)
-    preset="clean",           # a name, or a Preset
+    preset: str | Preset = "clean",  # a name, or a Preset
     span: str = "auto",       # range of x and y, see `extractors.as_pictures`
     seed: int = 0,            # of the bootstrap
-    device="cpu",             # where LPIPS computes
-):                            # Measurement
+    device: str | torch.device = "cpu",  # where LPIPS computes
+) -> Measurement:             # Measurement
     "How alike pairs of pictures are."
     p, both = preset_of(preset), as_pictures(torch.cat([x, y]), span)
     x, y = both.chunk(2)
     weight = torch.ones_like(x[:, :1]) if mask is None else mask.to(x).expand(len(x), 1, -1, -1)
-    known = dict(preset=p.name, mask="none" if mask is None else p.mask, mask_area=float(weight.mean()), height=x.shape[-2],
-                 width=x.shape[-1])
+    known = dict(preset=p.name, mask="none" if mask is None else p.mask,
+                 mask_area=float(weight.mean()), height=x.shape[-2], width=x.shape[-1])
     if metric == "ssim":
         values = masked_ssim(x, y, weight, p.mask, p.border)
         known |= dict(border=p.border, range="0..1", extractor="none", resize="none")
     elif metric == "lpips":
         judge = extractor("lpips", device)
-        values, known = lpips_distance(x, y, weight, p.mask, p.fed, "-1..1", judge, device), known | judge.protocol | dict(range=p.fed)
+        values, known = lpips_distance(x, y, weight, p.mask, p.fed, "-1..1",
+                                       judge, device), known | judge.protocol | dict(range=p.fed)
     elif metric == "perceptual":
         values = perceptual_distance(x, y, weight, None, p.mask, p.fed, "-1..1")
         known |= extractor("embedded").protocol | dict(range=p.fed, resize="none")
@@ -109,19 +112,21 @@ def compare_pictures(
 # %% ../../nbs/54_protocols.ipynb #5e2e3410
 DEPARTURES = {"clean": {}, "black border": dict(border="zero"), "diluting masks": dict(mask="released"),
               "network fed [0, 1]": dict(fed="0..1"), "half contrast": dict(contrast=0.5),
-              "the sea is land": dict(water=("water",), decision="argmax"), "mean |u|, |v|; backward": dict(flow="released", backward=True)}
+              "the sea is land": dict(water=("water",), decision="argmax"),
+              "mean |u|, |v|; backward": dict(flow="released", backward=True)}
 
 
 def shifts(
     x: torch.Tensor,          # (n, 3, H, W) in [-1, 1]
     y: torch.Tensor,          # (n, 3, H, W) generated counterparts
     classes: torch.Tensor,    # (n, K, H, W) class probabilities of x
-    names,                    # K names
-    perceptual="perceptual",  # "lpips" where its weights are
-    features="embedded",      # "inception" where its weights are
+    names: Sequence[str],     # K names
+    perceptual: str = "perceptual",  # "lpips" where its weights are
+    features: str = "embedded",  # "inception" where its weights are
 ) -> dict:                    # departure -> {column: number}
     "How much each way of the released program shifts the numbers."
-    ways = {name: replace(Preset(), **changed) for name, changed in DEPARTURES.items()} | {"all": PRESETS["released"]}
+    ways = ({name: replace(Preset(), **changed) for name, changed in DEPARTURES.items()}
+            | {"all": PRESETS["released"]})
     rows, frechet = {}, {}
     for name, p in ways.items():
         mask = static_mask(classes, names, p)
@@ -129,15 +134,17 @@ def shifts(
             sets = [pooled_features(v, features, contrast=p.contrast, span="-1..1") for v in (x, y)]
             frechet[p.contrast] = compare_sets(*sets, by=features, resamples=0)
         m = [compare_pictures(x, y, mask, metric, p, "-1..1") for metric in ("ssim", perceptual)]
-        flow = measure_motion([torch.stack(v) for v in zip(x, y)], 1 - mask[:, None], min(p.flow_side, 256), mode=p.flow, backward=p.backward)
+        flow = measure_motion([torch.stack(v) for v in zip(x, y)], 1 - mask[:, None],
+                              min(p.flow_side, 256), mode=p.flow, backward=p.backward)
         found = [*m, frechet[p.contrast], flow["half-width"]]
-        rows[name] = {f"static {v.protocol['metric']}" if k < 2 else v.protocol["metric"]: v.value for k, v in enumerate(found)}
+        rows[name] = {f"static {v.protocol['metric']}" if k < 2 else v.protocol["metric"]: v.value
+                      for k, v in enumerate(found)}
     return rows
 
 # %% ../../nbs/54_protocols.ipynb #a8b5272f
 def folder_entries(
-    folder,            # of pictures, of videos, or of folders of frames
-    limit=None,        # at most so many
+    folder: str | Path,  # of pictures, of videos, or of folders of frames
+    limit: int | None = None,  # at most so many
 ) -> tuple:            # "pictures" or "videos", list of paths in the order of their names
     "What is in a folder to be compared."
     folder = Path(folder)
@@ -155,9 +162,9 @@ def folder_entries(
 
 # %% ../../nbs/54_protocols.ipynb #05a6b833
 def read_pictures(
-    files,                    # pictures
+    files: Sequence[str | Path],  # pictures
     size: int,                # side of the squares, pixels
-    refused=None,             # list that receives why a file was left out; None: it is an error
+    refused: list | None = None,  # list that receives why a file was left out; None: it is an error
 ) -> torch.Tensor:            # (n, 3, size, size) in [-1, 1]
     "Pictures, their largest centre square brought to one size."
     found = _readable(lambda p: resized(_square(read_photo(p)[None]), size), files, "pictures", refused)
@@ -165,20 +172,22 @@ def read_pictures(
 
 
 def read_clips(
-    paths,                    # videos, or folders of frames
+    paths: Sequence[str | Path],  # videos, or folders of frames
     size: int,                # side of the squares, pixels
     frames: int,              # of each, from the first
-    refused=None,             # list that receives why a clip was left out; None: it is an error
+    refused: list | None = None,  # list that receives why a clip was left out; None: it is an error
 ) -> list:                    # of (frames, 3, size, size) in [-1, 1]
     "The beginnings of clips; a clip that is too short is refused by name."
     def read(path):
         if path.is_dir():
-            clip = [read_photo(p) for p in sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES)[:frames]]
+            clip = [read_photo(p)
+                    for p in sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES)[:frames]]
             clip = torch.stack(clip) if len({c.shape for c in clip}) == 1 else torch.empty(0)
         else:
             clip = as_pictures(read_video(path, frames)[0])
         if len(clip) < frames:
-            raise InputError(f"{path} has {len(clip)} frames of one size; {frames} are needed, ask for fewer or leave it out.")
+            raise InputError(f"{path} has {len(clip)} frames of one size; {frames} are needed, ask for fewer "
+                             "or leave it out.")
         return resized(_square(clip), size)
     return _readable(read, paths, "clips", refused)
 
@@ -196,24 +205,31 @@ def _readable(read, paths, what, refused):
 
 def _check_sizes(size, frames=2, stride=1):
     "Refuse numbers with which nothing can be measured."
-    if not 8 <= size <= 4096: raise InputError(f"Pictures of {size} px cannot be compared; give a size from 8 to 4096.")
-    if frames < 2 or stride < 1: raise InputError(f"{frames} frames, every {stride}. of them, cannot be compared; give at least 2 frames and a stride of at least 1.")
+    if not 8 <= size <= 4096:
+        raise InputError(f"Pictures of {size} px cannot be compared; give a size from 8 to 4096.")
+    if frames < 2 or stride < 1:
+        raise InputError(f"{frames} frames, every {stride}. of them, cannot be compared; give at least 2 "
+                         "frames and a stride of at least 1.")
 
 
 def _without(paths, read, refused, other):
-    "The paths that could be read, and their items; of two sets with the same names both lose an item that either lacks."
+    """The paths that could be read, and their items; of two sets with the same names both lose an item that
+    either lacks."""
     bad, names = {p for p, _ in refused}, {p.stem for p, _ in refused}
     paired = [Path(p).stem for p in paths] == [Path(p).stem for p in other]
     pairs = zip([p for p in paths if p not in bad], read, strict=True)
-    return [list(x) for x in zip(*[(p, item) for p, item in pairs if not (paired and Path(p).stem in names)])] or [[], []]
+    return [list(x) for x in zip(*[(p, item) for p, item in pairs
+                                   if not (paired and Path(p).stem in names)])] or [[], []]
 
 
 def _read_both(read, generated, real):
     "(paths, items) of the generated and of the real set, and why some were left out."
     refused = []
     sets = [list(read(paths, refused)) for paths in (generated, real)]
-    found = [_without(paths, items, refused, other) for paths, items, other in zip((generated, real), sets, (real, generated))]
-    if min(len(paths) for paths, _ in found) < 2: raise InputError(f"Fewer than two items can be read; {refused[0][1]}")
+    found = [_without(paths, items, refused, other)
+             for paths, items, other in zip((generated, real), sets, (real, generated))]
+    if min(len(paths) for paths, _ in found) < 2:
+        raise InputError(f"Fewer than two items can be read; {refused[0][1]}")
     return *found, [why for _, why in refused]
 
 
@@ -225,19 +241,22 @@ def _square(x):
 
 # %% ../../nbs/54_protocols.ipynb #004ebdd2
 def evaluate_pictures(
-    generated,                # paths of pictures
-    real,                     # paths of pictures
-    by="embedded",            # extractor: "embedded", "inception"
+    generated: Sequence[str | Path],  # paths of pictures
+    real: Sequence[str | Path],  # paths of pictures
+    by: str = "embedded",     # extractor: "embedded", "inception"
     size: int = 64,           # side at which they are read
-    preset="clean",           # a name, or a Preset
+    preset: str | Preset = "clean",  # a name, or a Preset
     seed: int = 0,            # of the bootstrap
-    device="cpu",             # where it computes
-    say=None,                 # receives a sentence about each file that cannot be read; None: such a file is an error
+    device: str | torch.device = "cpu",  # where it computes
+    # receives a sentence about each file that cannot be read; None: such a file is an error
+    say: Callable | None = None,
 ) -> list:                    # of Measurement
-    "Frechet and kernel distance of two sets of pictures; and, where the names agree, SSIM and perceptual distance of the pairs."
+    """Frechet and kernel distance of two sets of pictures; and, where the names agree, SSIM and perceptual
+    distance of the pairs."""
     _check_sizes(size)
     p, by = preset_of(preset), extractor(by, device)
-    (generated, ours), (real, theirs), out = _read_both(lambda files, bad: read_pictures(files, size, bad if say else None), generated, real)
+    (generated, ours), (real, theirs), out = _read_both(
+        lambda files, bad: read_pictures(files, size, bad if say else None), generated, real)
     sets = [torch.stack(s) for s in (theirs, ours)]
     for why in out: say(f"left out: {why}")
     known = dict(preset=p.name, contrast=p.contrast, read=f"centre square, bilinear-antialias to {size} px",
@@ -251,46 +270,54 @@ def evaluate_pictures(
 
 # %% ../../nbs/54_protocols.ipynb #e5f0a1b2
 def compare_clips(
-    real,                     # n tensors (T, 3, H, W) in [-1, 1]
-    generated,                # n tensors (T, 3, H, W), what was made of them
-    masks,                    # n tensors (1, 1, H, W), one where nothing should move
+    real: list,               # n tensors (T, 3, H, W) in [-1, 1]
+    generated: list,          # n tensors (T, 3, H, W), what was made of them
+    masks: list,              # n tensors (1, 1, H, W), one where nothing should move
     metric: str = "ssim",     # see `compare_pictures`
-    preset="clean",           # a name, or a Preset
+    preset: str | Preset = "clean",  # a name, or a Preset
     seed: int = 0,            # of the bootstrap
-    device="cpu",             # where LPIPS computes
-):                            # Measurement
+    device: str | torch.device = "cpu",  # where LPIPS computes
+) -> Measurement:             # Measurement
     "How alike the static parts of pairs of clips are, mean over time."
-    found = [compare_pictures(x, y, m, metric, preset, "-1..1", seed, device) for x, y, m in zip(real, generated, masks, strict=True)]
-    known = {k: v for k, v in found[0].protocol.items() if k not in ("metric", "items", "left_out", "seed", "mask_area", "reason")}
-    return measure([m.value for m in found], f"static {found[0].protocol['metric']}, frame by frame", seed, **known, frames=len(real[0]))
+    found = [compare_pictures(x, y, m, metric, preset, "-1..1", seed, device)
+             for x, y, m in zip(real, generated, masks, strict=True)]
+    known = {k: v for k, v in found[0].protocol.items()
+             if k not in ("metric", "items", "left_out", "seed", "mask_area", "reason")}
+    return measure([m.value for m in found], f"static {found[0].protocol['metric']}, frame by frame",
+                   seed, **known, frames=len(real[0]))
 
 # %% ../../nbs/54_protocols.ipynb #c8b5a3f1
 def evaluate_videos(
-    generated,                # paths of videos or folders of frames
-    real,                     # the same
-    by="embedded-video",      # extractor: "embedded-video", "i3d", or a TorchScript file
+    generated: Sequence[str | Path],  # paths of videos or folders of frames
+    real: Sequence[str | Path],  # the same
+    by: str = "embedded-video",  # extractor: "embedded-video", "i3d", or a TorchScript file
     size: int = 64,           # side at which they are read
     frames: int = 16,         # of each, from the first
     stride: int = 1,          # every how many-th
-    preset="clean",           # a name, or a Preset
+    preset: str | Preset = "clean",  # a name, or a Preset
     seed: int = 0,            # of the bootstrap
-    device="cpu",             # where it computes
-    say=None,                 # receives a sentence about each clip that cannot be read; None: such a clip is an error
+    device: str | torch.device = "cpu",  # where it computes
+    # receives a sentence about each clip that cannot be read; None: such a clip is an error
+    say: Callable | None = None,
 ) -> list:                    # of Measurement
-    "Frechet video distance; for either set, motion and static consistency; for pairs of one name, how alike they are."
+    """Frechet video distance; for either set, motion and static consistency; for pairs of one name, how alike
+    they are."""
     _check_sizes(size, frames, stride)
     p, needed, found = preset_of(preset), (frames - 1) * stride + 1, []
-    (generated, ours), (real, theirs), out = _read_both(lambda paths, bad: read_clips(paths, size, needed, bad if say else None), generated, real)
+    (generated, ours), (real, theirs), out = _read_both(
+        lambda paths, bad: read_clips(paths, size, needed, bad if say else None), generated, real)
     sets = [theirs, ours]
     for why in out: say(f"left out: {why}")
     known = dict(preset=p.name, read=f"centre square, bilinear-antialias to {size} px",
                  files="/".join(sorted({f.suffix.lower()[1:] or "frames" for f in (*generated, *real)})))
     found.append(compare_videos(*sets, by, frames, stride, device, seed=seed, **known))
     for name, clips in zip(("real", "generated"), [[c[::stride] for c in clips] for clips in sets]):
-        masks = [static_mask(segmenter("embedded", device)(c[:1].to(device)).cpu(), ("land", "sky", "water"), p) for c in clips]
+        masks = [static_mask(segmenter("embedded", device)(c[:1].to(device)).cpu(),
+                             ("land", "sky", "water"), p) for c in clips]
         motion = measure_motion(clips, [1 - m for m in masks], p.flow_side, "dis", p.flow, p.backward, seed)
         last = consistency_curve(clips, masks, mode=p.mask, every=frames - 1, seed=seed)[-1]
-        named = lambda m: replace(m, protocol=m.protocol | known | dict(stride=stride, metric=f"{name}: {m.protocol['metric']}"))
+        named = lambda m: replace(m, protocol=m.protocol | known
+                                  | dict(stride=stride, metric=f"{name}: {m.protocol['metric']}"))
         found += [named(m) for m in (*motion.values(), last)]
         if name == "real": still = masks
     if [Path(f).stem for f in generated] == [Path(f).stem for f in real]:
@@ -301,20 +328,22 @@ def evaluate_videos(
 
 # %% ../../nbs/54_protocols.ipynb #1aa8c374
 def report_lines(
-    found,             # Measurements
+    found: list,       # Measurements
 ) -> list:             # of str
     "One line for each measurement, and a warning when a stand-in measured."
     lines = [str(m) for m in found]
-    cautions = {f"caution, {m.protocol.get('metric', 'value')}: {m.protocol['caution']}" for m in found if m.protocol.get("caution")}
+    cautions = {f"caution, {m.protocol.get('metric', 'value')}: {m.protocol['caution']}"
+                for m in found if m.protocol.get("caution")}
     lines += sorted(cautions)
     if any(m.protocol.get("paper_comparable") is False for m in found):
-        lines.append("paper-comparable: no. The embedded networks measured; --extractor inception or i3d are the published ones.")
+        lines.append("paper-comparable: no. The embedded networks measured; --extractor inception or i3d are "
+                     "the published ones.")
     return lines
 
 
 def write_measurements(
-    path,              # .json file
-    found,             # Measurements
+    path: str | Path,  # .json file
+    found: list,       # Measurements
 ) -> Path:
     "Values, intervals and protocols as a JSON file, atomically."
     with atomic(Path(path)) as partial:

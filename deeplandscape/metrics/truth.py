@@ -8,6 +8,7 @@ __all__ = ['flow_error', 'wind_error', 'light_of', 'light_agreement', 'light_by_
 
 # %% ../../nbs/55_truth.ipynb #bbeac03d
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,16 +18,17 @@ from ..core import InputError
 from ..statistics import bootstrap, measure, Measurement, rank_correlation
 from ..data.weather import sample_weather, scene_seeds
 from ..data.scenes import render
-from ..model.generator import Latents, mean_style, truncate
+from ..model.generator import Generator, Latents, mean_style, truncate
 from ..video.lighting import light_statistics
 from ..video.wind import wind_asked_for
 from .flow import optical_flow, segmentation_agreement
+from ..model.encoder import Encoder
 
 # %% ../../nbs/55_truth.ipynb #9b8dde35
 def flow_error(
     flow: torch.Tensor,        # (T, 2, H, W) pixels
     truth: torch.Tensor,       # (2, H, W) or (T, 2, H, W) pixels
-    mask=None,                 # (1 or T, 1, H, W) in [0, 1]
+    mask: torch.Tensor | None = None,  # (1 or T, 1, H, W) in [0, 1]
 ) -> dict:                     # epe and asked (px), relative, angle (degrees); NaN where the mask is empty
     "End-point error of a measured flow against the true one."
     truth = truth.to(flow).expand_as(flow)
@@ -40,9 +42,9 @@ def flow_error(
 
 # %% ../../nbs/55_truth.ipynb #db58b326
 def wind_error(
-    videos,                    # n tensors (T, 3, H, W) in [-1, 1]
-    homographies,              # n motion.Homography, as asked for
-    masks=None,                # n tensors (1, 1, H, W), the moving region
+    videos: list,              # n tensors (T, 3, H, W) in [-1, 1]
+    homographies: list,        # n motion.Homography, as asked for
+    masks: list | None = None,  # n tensors (1, 1, H, W), the moving region
     every: int = 1,            # frames between the two that are compared; more for slow winds
     method: str = "dis",       # see `flow.optical_flow`
     seed: int = 0,             # of the bootstrap
@@ -64,7 +66,7 @@ def wind_error(
 # %% ../../nbs/55_truth.ipynb #6c0b8ef0
 def light_of(
     frames: torch.Tensor,      # (T, 3, H, W) in [-1, 1]
-    mask=None,                 # (1 or T, 1, H, W) in [0, 1], for instance the sky
+    mask: torch.Tensor | None = None,  # (1 or T, 1, H, W) in [0, 1], for instance the sky
 ) -> torch.Tensor:             # (T, 2): mean luminance 0 .. 1; mean red minus mean blue
     "Brightness and colour temperature of each frame."
     found = light_statistics(frames, mask)
@@ -72,9 +74,9 @@ def light_of(
 
 
 def light_agreement(
-    videos,                    # n tensors (T, 3, H, W)
-    elevations,                # n tensors (T,), the sun asked for, rad
-    masks=None,                # n masks (1 or T, 1, H, W); None: the whole frame
+    videos: list,              # n tensors (T, 3, H, W)
+    elevations: list,          # n tensors (T,), the sun asked for, rad
+    masks: list | None = None,  # n masks (1 or T, 1, H, W); None: the whole frame
     seed: int = 0,             # of the bootstrap
 ) -> Measurement:
     "Rank correlation of brightness with the elevation of the sun, mean over videos."
@@ -86,9 +88,9 @@ def light_agreement(
 # %% ../../nbs/55_truth.ipynb #b7c1d2e2
 @torch.no_grad()
 def light_by_example(
-    G,                         # Generator
-    E,                         # its encoder, photos -> (B, 2N, w)
-    dawns,                     # n tensors (T, 3, H, W) in [-1, 1], the light asked for
+    G: Generator,              # Generator
+    E: Encoder,                # its encoder, photos -> (B, 2N, w)
+    dawns: list,               # n tensors (T, 3, H, W) in [-1, 1], the light asked for
     seed: int = 0,             # of the scenes that are lit
 ) -> list:                     # n tensors (T, 3, R, R)
     "One scene of the generator for each dawn, in the light of its frames."
@@ -103,9 +105,10 @@ def light_by_example(
 
 # %% ../../nbs/55_truth.ipynb #6d8ac63c
 def mask_quality(
-    segment,                   # images (B, 3, H, W) in [-1, 1] -> (B, 3, H, W) static, sky, water
-    images=None,               # (n, 3, H, W); None: rendered scenes
-    truth=None,                # (n, 3, H, W) masks, or another segmenter; None with scenes: exact
+    segment: Callable,         # images (B, 3, H, W) in [-1, 1] -> (B, 3, H, W) static, sky, water
+    images: torch.Tensor | None = None,  # (n, 3, H, W); None: rendered scenes
+    # (n, 3, H, W) masks, or another segmenter; None with scenes: exact
+    truth: torch.Tensor | Callable | None = None,
     count: int = 32,           # of the scenes
     size: int = 64,            # of the scenes, px
     split: str = "test",       # of the scenes
@@ -137,7 +140,8 @@ def structure_distance(
 
 # %% ../../nbs/55_truth.ipynb #a3664eb7
 def leakage(
-    draw,  # (static seeds, dynamic seeds), each (B,) -> images (B, 3, H, W), static mask (B, 1, H, W)
+    # (static seeds, dynamic seeds), each (B,) -> images (B, 3, H, W), static mask (B, 1, H, W)
+    draw: Callable,
     count: int = 24,           # draws of each kind
     first: int = 0,            # seed of the first
     batch: int = 12,           # at a time
@@ -163,7 +167,7 @@ def leakage(
     return result
 
 # %% ../../nbs/55_truth.ipynb #39d2bf64
-def scene_draw(size: int = 48):
+def scene_draw(size: int = 48) -> Callable:
     "A `draw` for `leakage`: scenes whose place is static and whose weather is dynamic."
     def draw(static, dynamic):
         base = int(scene_seeds("test", 0, 1)[0])
@@ -173,10 +177,10 @@ def scene_draw(size: int = 48):
 
 
 def generator_draw(
-    G,                         # Generator
-    segment,                   # images -> (B, 3, H, W) static, sky, water
+    G: Generator,              # Generator
+    segment: Callable,         # images -> (B, 3, H, W) static, sky, water
     psi: float = 0.7,          # truncation
-):                             # a `draw` for `leakage`
+) -> Callable:                 # a `draw` for `leakage`
     "Pictures of a generator from static and dynamic latents."
     mean, device = mean_style(G), next(G.parameters()).device
 

@@ -7,6 +7,7 @@ __all__ = ['LightingConfig', 'ResidualLinear', 'Approximator', 'save_lighting', 
 
 # %% ../../nbs/25_approximator.ipynb #d936f698
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 import torch
@@ -54,7 +55,7 @@ class Approximator(nn.Module):
 
 # %% ../../nbs/25_approximator.ipynb #b320c4db
 def save_lighting(
-    path,                        # file to write
+    path: str | Path,            # file to write
     A: Approximator,             # what to save
     meta: dict | None = None,    # where it comes from
     dtype: torch.dtype = torch.float32,  # torch.float16 halves the file

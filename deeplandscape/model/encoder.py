@@ -8,6 +8,7 @@ __all__ = ['BACKBONES', 'ResNetFeatures', 'Residual', 'SmallFeatures', 'EncoderC
 
 # %% ../../nbs/24_encoder.ipynb #3513d13d
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 import torch
@@ -86,7 +87,7 @@ class EncoderConfig:
 BACKBONES = ("small", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 def small_encoder(
-    config,                       # the generator's GeneratorConfig
+    config: GeneratorConfig,      # the generator's GeneratorConfig
 ) -> EncoderConfig:
     "The encoder that is trained for a small generator: a million weights, the released head."
     return EncoderConfig("small", config.levels, config.w_dim, hidden=256, head="layernorm")
@@ -124,7 +125,7 @@ class Encoder(nn.Module):
 
 # %% ../../nbs/24_encoder.ipynb #01a9c49b
 def save_encoder(
-    path,                        # file to write
+    path: str | Path,            # file to write
     E: Encoder,                  # what to save
     meta: dict | None = None,    # where it comes from
     dtype: torch.dtype = torch.float32,  # torch.float16 halves the file (matrices and kernels only)

@@ -9,6 +9,7 @@ __all__ = ['GeneratorConfig', 'Latents', 'Mapping', 'Block', 'mix_styles', 'Gene
 # %% ../../nbs/21_generator.ipynb #f72dfe34
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import nn, Tensor
 import torch
@@ -203,7 +204,7 @@ def truncate(
 
 # %% ../../nbs/21_generator.ipynb #d7b803e9
 def save_generator(
-    path,                       # file to write
+    path: str | Path,           # file to write
     G: Generator,               # what to save
     meta: dict | None = None,   # where it comes from: data, steps, seed, licence ...
     dtype: torch.dtype = torch.float32,  # torch.float16 halves the file

@@ -171,7 +171,8 @@ class AdaIN(nn.Module):
 
 # %% ../../nbs/20_layers.ipynb #31511835
 class StyledMaps(torch.autograd.Function):
-    "AdaIN(leaky(x + maps * strengths)): x (B, C, H, W), maps (B, K, H, W), strengths (K, C); first-order gradient."
+    """AdaIN(leaky(x + maps * strengths)): x (B, C, H, W), maps (B, K, H, W), strengths (K, C); first-order
+    gradient."""
     @staticmethod
     def forward(ctx: object, x: Tensor, maps: Tensor, strengths: Tensor, gamma: Tensor,
                 beta: Tensor) -> Tensor:

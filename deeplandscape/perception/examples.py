@@ -137,7 +137,7 @@ class PhotoExamples:
         self.board, (self.has_sky, self.has_notes) = torch.stack(board), torch.tensor(known).T
         self.kinds = [notes.get(n, {}).get("kind", "") for n in self.names]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
     def known(self, index: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:

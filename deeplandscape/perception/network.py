@@ -144,7 +144,7 @@ def show_masks(
     images: torch.Tensor,              # (B, 3, H, W) in [-1, 1]
     probabilities: torch.Tensor,       # (B, 3, H, W) static, sky, water
     truth: torch.Tensor = None,        # (B, 3, H, W) a further row, when known
-):                                     # matplotlib figure
+) -> None:                             # matplotlib figure
     "Pictures above their masks."
     from matplotlib.figure import Figure
     tint = torch.tensor([[.84, .37, .0], [.34, .71, .91], [.0, .62, .45]])

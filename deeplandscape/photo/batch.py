@@ -7,6 +7,7 @@ __all__ = ['batch_plan', 'Done', 'batch', 'batch_table']
 
 # %% ../../nbs/79_batch.ipynb #d0fd83dd
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ..data.sources import find_photos
 # %% ../../nbs/79_batch.ipynb #efee57b2
 def batch_plan(
     photos: list,            # photographs, and folders of them
-    out,                     # folder of the videos
+    out: str | Path,         # folder of the videos
     suffix: str = ".mp4",    # of their names
 ) -> list:                   # of (photograph, video)
     "Which video is made of which photograph."
@@ -47,12 +48,13 @@ class Done:
 
 def batch(
     pairs: list,             # (photograph, video)
-    make,                    # make(photograph, video) -> warnings, a str
+    make: Callable,          # make(photograph, video) -> warnings, a str
     again: bool = False,     # make what is there once more
-    say=print,               # receives a line about each
+    say: Callable = print,   # receives a line about each
 ) -> list:                   # of Done
     "Make all videos, whatever happens to one of them."
     done, began, made = [], time.perf_counter(), 0
+    words = lambda error: " ".join((str(error) or type(error).__name__).split())
     for i, (photo, video) in enumerate(progress(pairs, "photographs")):
         if video.exists() and not again:
             done.append(Done(photo, video, "there"))
@@ -60,21 +62,26 @@ def batch(
         start = time.perf_counter()
         try: done.append(Done(photo, video, "made", said=make(photo, video)))
         except (InputError, OSError, MemoryError, torch.OutOfMemoryError) as error:
-            done.append(Done(photo, video, "failed", said=" ".join((str(error) or type(error).__name__).split())))
+            done.append(Done(photo, video, "failed", said=words(error)))
         done[-1].seconds, made = time.perf_counter() - start, made + 1
         left = (time.perf_counter() - began) / made * sum(again or not v.exists() for _, v in pairs[i + 1:])
-        say(f"{i + 1} of {len(pairs)}: {photo.name} {done[-1].status} in {done[-1].seconds:.0f} s" + (f", about {_time(left)} left" if left else ""))
+        say(f"{i + 1} of {len(pairs)}: {photo.name} {done[-1].status} in {done[-1].seconds:.0f} s"
+            + (f", about {_time(left)} left" if left else ""))
     return done
 
+# %% ../../nbs/79_batch.ipynb #63950717
 def _time(seconds):
     "A duration in words."
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return (f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+            if seconds < 6000 else f"{seconds / 3600:.1f} h")
 
 def batch_table(
     done: list,       # of Done
 ) -> str:
     "A line for each photograph: file, seconds, status, warnings."
     wide = max([4, *(len(d.photo.name) for d in done)])
-    lines = [f"{'file':{wide}}  seconds  status  warnings"] + [f"{d.photo.name:{wide}}  {d.seconds:7.1f}  {d.status:6}  {d.said}".rstrip() for d in done]
+    lines = ([f"{'file':{wide}}  seconds  status  warnings"]
+             + [f"{d.photo.name:{wide}}  {d.seconds:7.1f}  {d.status:6}  {d.said}".rstrip() for d in done])
     count = lambda status: sum(d.status == status for d in done)
-    return "\n".join([*lines, f"{count('made')} made, {count('there')} there already, {count('failed')} failed"])
+    total = f"{count('made')} made, {count('there')} there already, {count('failed')} failed"
+    return "\n".join([*lines, total])

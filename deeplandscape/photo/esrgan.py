@@ -7,6 +7,7 @@ __all__ = ['MOBILENET_UNITS', 'PatchCriticConfig', 'PatchCritic', 'relativistic_
            'deep_features']
 
 # %% ../../nbs/741_esrgan.ipynb #302f16e3
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn, Tensor
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 
 from ..core import InputError, pick_device
 from ..files import load_state, weights_path
-from ..model.features import load_features
+from ..model.features import FrozenFeatures, load_features
 
 # %% ../../nbs/741_esrgan.ipynb #a0695d45
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class PatchCritic(nn.Module):
         self.judge = nn.Sequential(nn.Linear(16 * before, config.hidden), nn.LeakyReLU(0.2),
                                    nn.Linear(config.hidden, 1))
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> Tensor:
         if images.shape[-1] != self.config.patch:
             raise InputError(f"This discriminator judges {self.config.patch} px, not {images.shape[-1]}.")
         return self.judge(self.features((images + 1) / 2).flatten(1))
@@ -59,16 +60,16 @@ def relativistic_loss(
 # %% ../../nbs/741_esrgan.ipynb #da516543
 class DeepFeatures:
     "L1 distance of a network's features before their activation; no gradient for the second picture."
-    def __init__(self, features, name):
+    def __init__(self, features: Callable, name: str):
         self.features, self.name = features, name
 
-    def __call__(self, made, real):
+    def __call__(self, made: Tensor, real: Tensor) -> Tensor:
         with torch.no_grad(): known = self.features(real)
         return sum((a - b).abs().mean() for a, b in zip(self.features(made), known)) / len(known)
 
 MOBILENET_UNITS = {2: 1.5, 4: 1.3, 9: 1.15}       # block -> mean size of its map before the activation
 
-def mobilenet_features(net):
+def mobilenet_features(net: FrozenFeatures) -> Callable:
     "Images -> maps before the activation, of a `FrozenFeatures`."
     def features(images):
         x, found = F.conv2d(F.pad(images, (0, 1, 0, 1)), *net.stem, stride=2).clamp(0, 6), []
@@ -84,7 +85,7 @@ def mobilenet_features(net):
 # %% ../../nbs/741_esrgan.ipynb #44cfc26e
 def deep_features(
     name: str = "mobilenet",    # "mobilenet" (shipped), or "vgg19" (ESRGAN's conv5_4; downloaded once)
-    device="cpu",               # where it computes
+    device: str | torch.device = "cpu",  # where it computes
 ) -> DeepFeatures:              # loss(made, real) -> scalar
     "The perceptual loss of ESRGAN."
     if name == "mobilenet":

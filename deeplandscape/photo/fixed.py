@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model.generator import Generator
+from ..model.generator import Block, Generator
 from ..model.layers import blur, statistics, up_kernel
 from ..perception.network import fold_normalisation, Perception
 
@@ -31,14 +31,14 @@ class FixedConv:
         self.narrow = (not transposed and weight.shape[1] < 8 and weight.device.type == "cpu"
                        and torch.backends.mkldnn.is_available())
 
-    def forward(self, x: Tensor):
+    def forward(self, x: Tensor) -> Tensor:
         "(B, in, H, W) -> (B, out, H', W')."
         p, s = self.padding, self.stride
         if self.transposed: return F.conv_transpose2d(x, self.weight, self.bias, stride=s, padding=p)
         if self.narrow: return torch.mkldnn_convolution(x, self.weight, self.bias, (p, p), (s, s), (1, 1), 1)
         return F.conv2d(x, self.weight, self.bias, stride=s, padding=p)
 
-    def backward(self, g, x):
+    def backward(self, g: Tensor, x: Tensor | None) -> Tensor:
         "The gradient with respect to the input x, from that of the output."
         p = self.padding
         if self.transposed: return F.conv2d(g, self.weight, stride=2, padding=p)
@@ -53,7 +53,7 @@ def pixel_rows(x):
 # %% ../../nbs/701_fixed.ipynb #46b56aab
 class FixedStyle:
     "A half of a level of G with fixed weights."
-    def __init__(self, block, half):
+    def __init__(self, block: Block, half: int):
         kinds = [block.noise_st, block.noise_dyn] if block.noise_st is not None else [block.noise_dyn]
         self.static = block.noise_st is not None
         self.strengths = torch.stack([k[half].weight.detach().flatten() * k[half].scale for k in kinds])
@@ -61,7 +61,7 @@ class FixedStyle:
         self.gate = (None if gate is None
                      else ((gate.weight.detach() * gate.scale).flatten()[:, None], gate.bias.detach()))
 
-    def forward(self, x: Tensor, style, S_st, S_dyn):
+    def forward(self, x: Tensor, style: Tensor, S_st: Tensor, S_dyn: Tensor) -> tuple:
         b, c, h, w = x.shape
         flat, moving, q = pixel_rows(x), S_dyn.reshape(-1, 1), None
         if self.gate is not None:
@@ -74,7 +74,7 @@ class FixedStyle:
         a = gamma * rstd
         return torch.addcmul(beta - mean * a, t, a), (t, mean, rstd, a, q, S_dyn)
 
-    def backward(self, g, saved):
+    def backward(self, g: Tensor, saved: tuple) -> tuple:
         t, mean, rstd, a, q, S_dyn = saved
         n = t.shape[2] * t.shape[3]
         d0 = g.mean((2, 3), keepdim=True)
@@ -96,7 +96,7 @@ class FixedStyle:
 # %% ../../nbs/701_fixed.ipynb #0bf6d274
 class FixedGenerator:
     "G with fixed weights: `synthesis` as of a `Generator`, at full size."
-    def __init__(self, G):
+    def __init__(self, G: Generator):
         self.config, blocks = G.config, G.blocks
         self.constant = blocks[0].constant.detach().contiguous(memory_format=torch.channels_last)
         conv = lambda m: FixedConv(m.weight * m.scale, m.bias)
@@ -109,9 +109,10 @@ class FixedGenerator:
         rgb = G.to_rgb[-1]
         self.rgb = (rgb.weight.detach() * rgb.scale).flatten(1).t().contiguous(), rgb.bias.detach()
 
-    def synthesis(self, W, S_st, S_dyn): return Synthesis.apply(self, W, *S_st, *S_dyn)
+    def synthesis(self, W: Tensor, S_st: list, S_dyn: list) -> Tensor:
+        return Synthesis.apply(self, W, *S_st, *S_dyn)
 
-    def run(self, W, maps):
+    def run(self, W: Tensor, maps: list) -> tuple:
         n, tape, x = self.config.levels, [], self.constant.expand(len(W), -1, -1, -1)
         for k in range(2 * n):
             i, half = divmod(k, 2)
@@ -123,7 +124,7 @@ class FixedGenerator:
         image = torch.addmm(self.rgb[1], pixel_rows(x), self.rgb[0])
         return image.view(len(W), *x.shape[2:], 3).permute(0, 3, 1, 2), tape
 
-    def back(self, g, tape):
+    def back(self, g: Tensor, tape: list) -> tuple:
         n = self.config.levels
         d_W, d_st, d_dyn = [], [None] * n, [None] * n
         add = lambda old, new: new if old is None or new is None else old + new
@@ -141,25 +142,25 @@ class FixedGenerator:
 class Synthesis(torch.autograd.Function):
     "G(W, S) of a `FixedGenerator` as one node, differentiable once."
     @staticmethod
-    def forward(ctx, net, W, *maps):
+    def forward(ctx: object, net: FixedGenerator, W: Tensor, *maps: Tensor) -> Tensor:
         ctx.net, (image, ctx.tape) = net, net.run(W, maps)
         return image
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, g): return None, *ctx.net.back(g, ctx.tape)
+    def backward(ctx: object, g: Tensor) -> tuple: return None, *ctx.net.back(g, ctx.tape)
 
 # %% ../../nbs/701_fixed.ipynb #b88986f3
 class Comparison(torch.autograd.Function):
     "The distances (B,) of pictures from known features as one node, differentiable once."
     @staticmethod
-    def forward(ctx, net, images, known):
+    def forward(ctx: object, net: "FixedPerception", images: Tensor, known: list) -> Tensor:
         maps = net.encode(images)
         differences = [m - k for m, k in zip(maps[::2], known)]
         ctx.net, ctx.tape = net, (images, maps, differences)
         return sum(d.abs().mean((1, 2, 3)) / s for d, s in zip(differences, net.scale))
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, g):
+    def backward(ctx: object, g: Tensor) -> tuple:
         return None, ctx.net.back(g, *ctx.tape), None
 
 # %% ../../nbs/701_fixed.ipynb #dcd0e721
@@ -173,18 +174,18 @@ class FixedPerception:
         self.stem, self.stages = conv(net.stem), [(conv(s.down), conv(s.refine)) for s in net.stages]
         self.scale, self.name = net.scale.tolist(), name
 
-    def encode(self, images):
+    def encode(self, images: Tensor) -> list:
         maps = [self.stem.forward(images).relu_()]
         for down, refine in self.stages:
             x = down.forward(maps[-1]).relu_()
             maps += [x, refine.forward(x).add_(x).relu_()]
         return maps
 
-    def features(self, images): return self.encode(images)[::2]
+    def features(self, images: Tensor) -> list: return self.encode(images)[::2]
 
-    def compare(self, images, known): return Comparison.apply(self, images, known)
+    def compare(self, images: Tensor, known: list) -> Tensor: return Comparison.apply(self, images, known)
 
-    def back(self, g, images, maps, differences):
+    def back(self, g: Tensor, images: Tensor, maps: list, differences: list) -> Tensor:
         at = lambda i: differences[i].sign().mul_((g
                                                    / (self.scale[i] * differences[i][0].numel(
                                                        ))).view(-1, 1, 1, 1))
@@ -199,16 +200,16 @@ class FixedPerception:
 
 # %% ../../nbs/701_fixed.ipynb #eaaddb8e
 def fixed_generator(
-    G,            # a Generator, or anything with .synthesis
-):                # a FixedGenerator of the same weights where that is possible, else G
+    G: object,    # a Generator, or anything with .synthesis
+) -> object:      # a FixedGenerator of the same weights where that is possible, else G
     "G for the inversion."
     fits = (type(G) is Generator and all(p.dtype == torch.float32 and p.device.type == "cpu"
                                          for p in G.parameters()))
     return FixedGenerator(G) if fits else G
 
 def fixed_perception(
-    perceptual,   # a PerceptualLoss, or anything with .features and .distance
-):                # a FixedPerception of the same weights where that is possible, else `perceptual`
+    perceptual: object,  # a PerceptualLoss, or anything with .features and .distance
+) -> object:      # a FixedPerception of the same weights where that is possible, else `perceptual`
     "The perceptual loss for the inversion."
     net = getattr(getattr(perceptual, "features", None), "__self__", None)
     fits = (type(net) is Perception and not net.training and net.scale.device.type == "cpu"

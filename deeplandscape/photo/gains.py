@@ -7,6 +7,7 @@ __all__ = ['REGIONS', 'measured_scenes', 'large_case', 'enlargements', 'region_s
 
 # %% ../../nbs/78_gains.ipynb #6ad740e5
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import torch
@@ -38,12 +39,12 @@ def measured_scenes(
 
 def large_case(
     seed: int,              # of the scene
-    imperfect,              # (T, 3, h, w) -> the same, as the generator reproduces it
+    imperfect: Callable,    # (T, 3, h, w) -> the same, as the generator reproduces it
     side: int = 256,        # of the photograph and the truth, px; the frames have a quarter
     light_from: float = 15.0,    # hour of the day in the photograph
     light_to: float = 18.5,      # hour of the day in the last frame
     frames: int = 3,        # of the time-lapse, the first is the photograph
-):                          # photo (3, H, W), masks (1, 3, H, W), small (T, 3, h, w), truth (T, 3, H, W)
+) -> SimpleNamespace:       # photo (3, H, W), masks (1, 3, H, W), small (T, 3, h, w), truth (T, 3, H, W)
     "A photograph, and the imperfect small frames of its animation with their truth."
     clip = render_clip(int(seed), frames, side, light_from=light_from, light_to=light_to)
     masks = torch.cat([clip.static, clip.sky, clip.water], 1)[:1].float()
@@ -53,8 +54,8 @@ def large_case(
 
 # %% ../../nbs/78_gains.ipynb #022ffa1f
 def enlargements(
-    case,               # of `large_case`
-    upscale=bicubic,    # the network, or what stands in its place
+    case: SimpleNamespace,  # of `large_case`
+    upscale: Callable = bicubic,  # the network, or what stands in its place
     radius: int = 20,   # of the guided filter, px of 1024
 ) -> dict:              # row -> (T, 3, H, W)
     "The frames of a case, enlarged in the ways that are compared."
@@ -94,8 +95,8 @@ def region_scores(
     return dict(zip(names, (noise, same, far, sharp, flicker)))
 
 def case_scores(
-    case,               # of `large_case`
-    upscale=bicubic,    # the network
+    case: SimpleNamespace,  # of `large_case`
+    upscale: Callable = bicubic,  # the network
 ) -> list[dict]:        # rows: region, way, measures
     "All ways in all regions of a case."
     return [{"region": name, "way": way, **region_scores(made, case.truth, case.masks[:, k:k + 1])}
@@ -103,7 +104,7 @@ def case_scores(
 
 # %% ../../nbs/78_gains.ipynb #bee08c6d
 def gains_over(
-    rows,                       # a list for each scene, of `case_scores`
+    rows: list,                 # a list for each scene, of `case_scores`
     way: str,                   # this row
     over: str = "bicubic",      # compared with this one
 ) -> list[dict]:                # region, measure, mean difference and its interval, verdict

@@ -9,6 +9,7 @@ __all__ = ['VARIANTS', 'OFFICIAL', 'STEADY', 'PREVIEW', 'Variant', 'find_variant
 
 # %% ../../nbs/71_inversion.ipynb #069755a5
 import copy
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -20,6 +21,7 @@ from ..core import fitting_threads, InputError, item_normal
 from ..model.generator import Block, Generator, mean_style
 from ..metrics.similarity import ssim
 from .fixed import fixed_generator, fixed_perception
+from ..model.encoder import Encoder
 
 # %% ../../nbs/71_inversion.ipynb #866647a1
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ PREVIEW = replace(STEADY, iterations=30, tune_iterations=40)              # for 
 # %% ../../nbs/71_inversion.ipynb #f8dc74da
 class Adam:
     "Adam (0.9, 0.999) on a dictionary of tensors (B, ...), with a learning rate for each of the B items."
-    def __init__(self, betas=(0.9, 0.999), eps: float = 1e-8):
+    def __init__(self, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
         self.betas, self.eps, self.state = betas, eps, {}
 
     @torch.no_grad()
@@ -97,13 +99,14 @@ class Adam:
 # %% ../../nbs/71_inversion.ipynb #d0f96a76
 class Plateau:
     "A rate for each item: halved after `halve_after`, zero after `stop_after` steps without improvement."
-    def __init__(self, items, lr, halve_after, stop_after, device: str | torch.device = "cpu"):
+    def __init__(self, items: int, lr: float, halve_after: int, stop_after: int,
+                 device: str | torch.device = "cpu"):
         self.lr = torch.full((items,), lr, device=device)
         self.best = torch.full((items,), torch.inf, device=device)
         self.since = torch.zeros(items, dtype=torch.long, device=device)
         self.halve_after, self.stop_after = halve_after, stop_after
 
-    def step(self, loss) -> None:
+    def step(self, loss: Tensor) -> None:
         "Take note of the losses (B,) of this iteration."
         better = loss < self.best * (1 - 1e-4)
         self.best = torch.where(better, loss, self.best)
@@ -113,23 +116,24 @@ class Plateau:
         self.lr = torch.where(self.since >= self.stop_after, 0.0, self.lr)
 
     @property
-    def finished(self): return bool((self.lr == 0).all())
+    def finished(self) -> bool: return bool((self.lr == 0).all())
 
 # %% ../../nbs/71_inversion.ipynb #943503fc
 class Target:
     "A photograph (B, 3, R, R), possibly masked, with its features computed once."
     def __init__(self,
                  photo: Tensor,              # x
-                 perceptual,  # has .features(x), and .compare(x, features) or .distance(a, b) -> (B,)
+                 # has .features(x), and .compare(x, features) or .distance(a, b) -> (B,)
+                 perceptual: Callable,
                  mask: Tensor | None = None):    # (B, 1, R, R), 1 where the loss looks
         self.mask, self.regions = mask, {}
         self.perceptual = perceptual
         self.photo = self.masked(photo).contiguous(memory_format=torch.channels_last)
         with torch.no_grad(): self.features = perceptual.features(self.photo)
 
-    def masked(self, images): return images if self.mask is None else images * self.mask
+    def masked(self, images: Tensor) -> Tensor: return images if self.mask is None else images * self.mask
 
-    def region(self, size):
+    def region(self, size: int) -> Tensor:
         "The mask at another resolution, (B, 1, size, size)."
         if size not in self.regions:
             self.regions[size] = F.interpolate(self.mask, size=(size, size), mode="area")
@@ -137,7 +141,7 @@ class Target:
 
     def loss(self,
              images: Tensor,                 # y = G(W, S)
-             weight: float):                 # lambda_PL
+             weight: float) -> Tensor:       # lambda_PL
         "L_rec of each item, (B,)."
         y = self.masked(images)
         mae = (y - self.photo).abs().mean(dim=(1, 2, 3))
@@ -156,7 +160,7 @@ class State:
 # %% ../../nbs/71_inversion.ipynb #a21827ad
 def variables(
     state: State,
-    parts,                 # which of "W", "S_st", "S_dyn"
+    parts: Sequence[str],  # which of "W", "S_st", "S_dyn"
 ) -> dict[str, Tensor]:
     "The tensors of those parts by name."
     named = {}
@@ -200,7 +204,7 @@ def algorithm_1(
     target: Target,        # the photograph
     variant: Variant,      # says which latents move
     settings: Settings = Settings(),
-    report=lambda **_: None,   # called with iteration, loss
+    report: Callable = lambda **_: None,  # called with iteration, loss
 ) -> None:
     "EOI and its relatives: optimise W and S without a mask (Algorithm 1)."
     parts = ({"W"} if variant.optimise_W else set()) | ({"S_st", "S_dyn"} if variant.optimise_S else set())
@@ -219,7 +223,7 @@ def algorithm_2(
     static: Target,            # the photograph, static regions only
     dynamic: Target,           # the photograph, sky and water only
     settings: Settings = Settings(),
-    report=lambda **_: None,   # called with iteration, loss
+    report: Callable = lambda **_: None,  # called with iteration, loss
 ) -> None:
     "EOIFS: optimise W with S_st in static regions, with S_dyn in sky and water (Algorithm 2)."
     rule = Adam()
@@ -239,7 +243,7 @@ def fine_tune(
     state: State,              # frozen latents of one photograph
     target: Target,
     settings: Settings = Settings(),
-    report=lambda **_: None,   # called with iteration, loss
+    report: Callable = lambda **_: None,  # called with iteration, loss
 ) -> Generator:
     "A copy of G that reproduces the photograph better (Section 3.2, step 3)."
     tuned = copy.deepcopy(G).requires_grad_(False)
@@ -255,7 +259,7 @@ def fine_tune(
     return tuned.requires_grad_(False)
 
 @contextmanager
-def fused_steps(G):
+def fused_steps(G: Generator) -> Iterator[None]:
     "Weights with channels last, and maps and style in one step; as before at the end."
     blocks = [b for b in G.blocks if type(b) is Block]
     def arrange(fused, order):
@@ -279,24 +283,24 @@ class Inversion:
     history: list = field(default_factory=list)   # of dict(phase, iteration, loss (B,))
 
     @property
-    def generator(self): return self.generators[0]
+    def generator(self) -> Generator: return self.generators[0]
 
     @torch.no_grad()
-    def reconstruction(self, S_dyn=None):
+    def reconstruction(self, S_dyn: list | None = None) -> Tensor:
         "G(W, S), with other dynamic maps if given: (B, 3, R, R)."
         S_dyn = self.S_dyn if S_dyn is None else S_dyn
         item = lambda b: (self.W[b:b+1], [s[b:b+1] for s in self.S_st], [s[b:b+1] for s in S_dyn])
         return torch.cat([G.synthesis(*item(b)) for b, G in enumerate(self.generators)])
 
     @property
-    def ssim(self): return ssim(self.reconstruction().clamp(-1, 1), self.photo)     # (B,)
+    def ssim(self) -> Tensor: return ssim(self.reconstruction().clamp(-1, 1), self.photo)     # (B,)
 
 # %% ../../nbs/71_inversion.ipynb #0fc88afc
 def start(
     G: Generator,
     photo: Tensor,
     variant: Variant,
-    E,                     # the encoder; not needed when W starts from the mean
+    E: Encoder | None,     # the encoder; not needed when W starts from the mean
     seed: int,
 ) -> State:
     "Initial latents, as the variant says."
@@ -347,12 +351,12 @@ def invert(
     G: Generator,
     photo: Tensor,                  # (B, 3, R, R) in [-1, 1], R the generator's resolution
     variant: str = "EOIFS",         # a key of VARIANTS
-    E=None,                         # encoder
+    E: Encoder | None = None,       # encoder
     mask: Tensor | None = None,     # (B, 1, R, R), 1 for static; needed by EOIFS
-    perceptual=None,                # perceptual loss
+    perceptual: Callable | None = None,  # perceptual loss
     settings: Settings = Settings(),
     seed: int = 0,                  # of random initial maps
-    callback=lambda **_: None,      # called with phase, iteration, loss: for progress and live plots
+    callback: Callable = lambda **_: None,  # called with phase, iteration, loss: for progress and live plots
 ) -> Inversion:
     "Find the latents of photographs (Section 3.2)."
     v, R = find_variant(variant), G.config.resolution

@@ -7,7 +7,9 @@ __all__ = ['WAYS', 'Tiled', 'LargeFilm', 'super_resolve']
 
 # %% ../../nbs/77_larger.ipynb #42e14f52
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,7 +27,7 @@ from ..video.rendering import Film
 class Tiled:
     "A network x4 that sees frames in overlapping tiles, so that memory does not grow with their size."
     def __init__(self,
-                 net,                   # (T, 3, h, w) -> (T, 3, 4h, 4w)
+                 net: Callable,         # (T, 3, h, w) -> (T, 3, 4h, 4w)
                  tile: int = 128,       # side of a tile, px of the small frame
                  overlap: int = 16):    # px of its neighbours that a tile sees
         if tile < 1 or overlap < 0:
@@ -33,7 +35,7 @@ class Tiled:
         self.net, self.tile, self.overlap = net, tile, overlap
 
     @torch.no_grad()
-    def __call__(self, frames):
+    def __call__(self, frames: Tensor) -> Tensor:
         (h, w), tile, k = frames.shape[-2:], self.tile, self.overlap
         if max(h, w) <= tile + 2 * k: return self.net(frames)
         out = frames.new_empty(len(frames), 3, 4 * h, 4 * w)
@@ -53,7 +55,7 @@ class LargeFilm(Film):
     "A film whose frames come through a super-resolution network."
     def __init__(self,
                  film: Film,            # of an animated photograph
-                 upscale=bicubic,       # (T, 3, h, w) -> (T, 3, 4h, 4w)
+                 upscale: Callable = bicubic,  # (T, 3, h, w) -> (T, 3, 4h, 4w)
                  way: str = "both",     # one of WAYS
                  radius: int = 20,      # of the guided filter, px of 1024
                  eps: float = 1e-3):    # of the guided filter, for values in [-1, 1]
@@ -74,7 +76,7 @@ class LargeFilm(Film):
         with torch.no_grad(): return self.upscale(frames, photo, 1 - still, still)
 
     def larger(self, new: Tensor, still: Tensor) -> Tensor: return larger(self, new, still)
-    def finished(self, numbers) -> list[Tensor]:
+    def finished(self, numbers: Iterable[int]) -> list[Tensor]:
         if self.way == "both": return super().finished(numbers)
         return [through_network(self, i) for i in numbers]
 
@@ -112,7 +114,7 @@ def through_network(film, i):
 # %% ../../nbs/77_larger.ipynb #01f1ba1c
 def super_resolve(
     video: Video,              # of `animate`
-    network="bicubic",         # a name of `load_upscaler`, a file, a network, or "bicubic"
+    network: str | Path | Callable = "bicubic",  # a name of `load_upscaler`, a file, a network, or "bicubic"
     way: str = "both",         # one of WAYS
     tile: int = 128,           # side of the tiles, px of the generator's frames
     name: str | None = None,   # of the network, for the report; None: found

@@ -39,7 +39,7 @@ def from_esrgan(
                          "RRDB_ESRGAN_x4 or RealESRGAN_x4plus.") from None
     return net.eval()
 
-def plain_state(state):
+def plain_state(state: dict) -> dict:
     "A state dict without the dictionaries and prefixes around it."
     for key in "params_ema", "params": state = state.get(key, state)
     return {name.removeprefix("module."): t for name, t in state.items()}
@@ -54,7 +54,7 @@ class CompactNet(nn.Module):
         self.body = nn.ModuleList([conv(3, features), act(), *inner, conv(features, 48)])
         self.meta = {}
 
-    def forward(self, frames):
+    def forward(self, frames: Tensor) -> Tensor:
         x = small = (frames + 1) / 2
         for layer in self.body: x = layer(x)
         return 2 * (F.pixel_shuffle(x, 4) + F.interpolate(small, scale_factor=4, mode="nearest")) - 1
@@ -81,10 +81,10 @@ class FusionNet(nn.Module):
         self.conv_ref, self.enhancement1, self.enhancement2 = plain(3, nf), plain(4 * nf, nf), plain(nf, 3)
 
     def forward(self,
-                frames,      # (T, 3, h, w) in [-1, 1]
-                photo,       # (1, 3, 4h, 4w) in [-1, 1]
-                moving,      # (1, 1, 4h, 4w): probability of what moves
-                still):      # (1, 1, 4h, 4w): probability of what stands still
+                frames: Tensor,  # (T, 3, h, w) in [-1, 1]
+                photo: Tensor,  # (1, 3, 4h, 4w) in [-1, 1]
+                moving: Tensor,  # (1, 1, 4h, 4w): probability of what moves
+                still: Tensor) -> Tensor:  # (1, 1, 4h, 4w): probability of what stands still
         lrelu = lambda x: F.leaky_relu(x, 0.2)
         made, guide = self.net.features(frames), lrelu(self.conv_ref((photo + 1) / 2))
         one = lambda k: guided_filter(guide[:, k:k + 1], made[:, k:k + 1], self.radius, self.eps)
@@ -118,8 +118,8 @@ WEIGHTS |= {
 }
 
 def load_upscaler(
-    path,                # a name in the weight registry, or a file, ours or in one of the layouts above
-    device="cpu",        # where to put it
+    path: str | Path,    # a name in the weight registry, or a file, ours or in one of the layouts above
+    device: str | torch.device = "cpu",  # where to put it
 ) -> nn.Module:          # (T, 3, h, w) in [-1, 1] -> (T, 3, 4h, 4w); in evaluation mode
     "A super-resolution network by name or file."
     file = Path(weights_path(path) if path in WEIGHTS else path)
@@ -132,7 +132,7 @@ def load_upscaler(
     net.meta = {"read from": file.name}
     return net.requires_grad_(False).to(pick_device(device))
 
-def load_nested(file):
+def load_nested(file: str | Path) -> dict:
     "A state dict of torch.save, also where it lies in a dictionary of another."
     try: return load_state(file)
     except InputError:

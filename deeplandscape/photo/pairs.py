@@ -8,6 +8,7 @@ __all__ = ['scene_source', 'store_source', 'photo_source', 'mixed_source', 'inve
 
 # %% ../../nbs/76_pairs.ipynb #050799bc
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,16 +22,17 @@ from ..data.scenes import render
 from ..data.batches import open_sources, still_batch
 from ..data.sources import find_photos, is_held_out
 from ..model.belonging import check_belonging
-from ..model.encoder import load_encoder
-from ..model.generator import load_generator
+from ..model.encoder import Encoder, load_encoder
+from ..model.generator import Generator, load_generator
 from ..perception.network import perceptual_loss
 from .inversion import invert, Settings, STEADY
 from .rrdb import reduce
+from ..data.store import Store
 
 # %% ../../nbs/76_pairs.ipynb #ca5c4066
 def scene_source(
     side: int = 256,     # of the pictures, px
-):                       # source(batch, generator, split) -> (B, 3, side, side)
+) -> Callable:           # source(batch, generator, split) -> (B, 3, side, side)
     "Rendered scenes of a split as large pictures."
     base = {"train": 0, "val": 2 ** 30}
     def source(batch, generator, split):
@@ -38,17 +40,17 @@ def scene_source(
     return source
 
 def store_source(
-    stores,              # a Store or [(Store, weight), ...] with the level `side`
+    stores: Store | list,  # a Store or [(Store, weight), ...] with the level `side`
     side: int = 1024,    # of the pictures, px
-):                       # source(batch, generator, split) -> (B, 3, side, side)
+) -> Callable:           # source(batch, generator, split) -> (B, 3, side, side)
     "Photographs, or frames of clips, of stores as large pictures."
     return lambda batch, generator, split: still_batch(stores, side, batch, generator, split)
 
 # %% ../../nbs/76_pairs.ipynb #7b439da1
 def photo_source(
-    folders,             # one or several, searched to the bottom
+    folders: str | Path | list,  # one or several, searched to the bottom
     side: int = 1024,    # of the pictures, px; smaller photographs are left out
-):                       # source(batch, generator, split) -> (B, 3, side, side)
+) -> Callable:           # source(batch, generator, split) -> (B, 3, side, side)
     "Photographs as large pictures: the shorter side is reduced to `side`, a square is cut out by chance."
     names = {split: [path for name, path in find_photos(folders) if is_held_out(name) == (split == "val")]
              for split in ("train", "val")}
@@ -70,7 +72,7 @@ def photo_source(
 
 def mixed_source(
     sources: list,       # of (source, weight)
-):                       # source(batch, generator, split)
+) -> Callable:           # source(batch, generator, split)
     "Pictures of several sources, each picture from one of them by chance."
     weights = torch.tensor([float(weight) for _, weight in sources])
     def source(batch, generator, split):
@@ -80,12 +82,12 @@ def mixed_source(
 
 # %% ../../nbs/76_pairs.ipynb #42f26456
 def inverted(
-    G,                                  # generator
-    E,                                  # encoder
-    perceptual,                         # perceptual loss
+    G: Generator,                       # generator
+    E: Encoder,                         # encoder
+    perceptual: Callable,               # perceptual loss
     variant: str = "EOI",               # without fine-tuning: Steps 1 and 2
     settings: Settings = Settings(),    # of the inversion
-):                                      # (B, 3, R, R) -> (B, 3, R, R)
+) -> Callable:                          # (B, 3, R, R) -> (B, 3, R, R)
     "The small picture as the generator reproduces it."
     def imperfect(small):
         with torch.enable_grad():
@@ -104,15 +106,15 @@ def pair_numbers(
     return {"train": max(1, -(-pairs // batch) - val), "val": val}
 
 def prepare_pairs(
-    folder,                   # where the pairs are kept
-    source,                   # source(batch, generator, split) -> (B, 3, S, S)
-    degrade,                  # (B, 3, S/4, S/4) -> the same, imperfect, e.g. `inverted(G, E, ...)`
+    folder: str | Path,       # where the pairs are kept
+    source: Callable,         # source(batch, generator, split) -> (B, 3, S, S)
+    degrade: Callable,        # (B, 3, S/4, S/4) -> the same, imperfect, e.g. `inverted(G, E, ...)`
     pairs: int = 1000,        # in all
     batch: int = 16,          # inverted at once, and kept in a file
     seed: int = 0,            # of what is drawn
     held_out: float = 0.05,   # share for validation
     about: dict | None = None,    # what else identifies the pairs: generator, iterations, sources
-    say=lambda line: None,    # told how far it is
+    say: Callable = lambda line: None,  # told how far it is
 ) -> Path:                    # the folder
     "Make a folder of pairs, or what is missing of it."
     folder, wanted = Path(folder), pair_numbers(pairs, batch, held_out)
@@ -137,7 +139,7 @@ def prepare_pairs(
 # %% ../../nbs/76_pairs.ipynb #7b439da0
 class PairSet:
     "A folder of pairs: set.draw(...) gives what a training needs."
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path):
         self.folder, there = Path(folder), Path(folder) / "pairs.json"
         if not there.is_file():
             raise InputError(f"{folder} holds no pairs; make them with deeplandscape prepare superres.")
@@ -146,10 +148,10 @@ class PairSet:
         missing = sum(not self.path(s, k).exists() for s, n in self.files.items() for k in range(n))
         if missing: raise InputError(f"{folder} lacks {missing} of its files; run its preparation once more.")
 
-    def path(self, split, k): return self.folder / f"{split}-{k:06d}.safetensors"
-    def __len__(self): return self.batch * self.files["train"]
+    def path(self, split: str, k: int) -> Path: return self.folder / f"{split}-{k:06d}.safetensors"
+    def __len__(self) -> int: return self.batch * self.files["train"]
 
-    def pair(self, split, number):
+    def pair(self, split: str, number: int) -> tuple:
         "Large (3, S, S) and imperfect small (3, S/4, S/4) of a number, uint8."
         k, i = divmod(number, self.batch)
         with safetensors.safe_open(self.path(split, k), "pt") as opened:
@@ -159,7 +161,7 @@ class PairSet:
              batch: int = 16,        # pairs in a step
              patch: int = 128,       # side of the large patches, px
              plain: float = 0.0,     # share of plainly reduced small pictures
-             seed: int = 0):         # of what is drawn -> draw(split, step)
+             seed: int = 0) -> tuple:  # of what is drawn -> draw(split, step)
         "Patches small (B, 3, P/4, P/4) and large (B, 3, P, P), a pure function of seed, split and step."
         if patch % 4: raise InputError(f"The patch must be a multiple of 4 pixels, not {patch}.")
         def drawn(split, step):
@@ -169,7 +171,7 @@ class PairSet:
             return tuple(torch.stack(part) for part in zip(*both))
         return drawn
 
-    def patch(self, split, patch, plain, u):
+    def patch(self, split: str, patch: int, plain: bool, u: Sequence[float]) -> tuple:
         "One pair of patches; u are six numbers in [0, 1)."
         large, small = (from_uint8(x) for x in self.pair(split, int(u[0] * self.batch * self.files[split])))
         if patch > large.shape[-1]:
@@ -182,9 +184,9 @@ class PairSet:
 
 # %% ../../nbs/76_pairs.ipynb #b3d1aa02
 def make_pairs(
-    folder,                          # where the pairs are kept
-    photos=(),                       # folders of photographs
-    clips=(),                        # folders of clips, videos, or prepared stores
+    folder: str | Path,              # where the pairs are kept
+    photos: Sequence[str | Path] = (),  # folders of photographs
+    clips: Sequence[str | Path] = (),  # folders of clips, videos, or prepared stores
     scenes: int = 0,                 # how many of the pairs are of rendered scenes
     pairs: int = 1000,               # how many are of photographs and clips
     weights: str = "generator",      # generator: a name or a file
@@ -192,8 +194,8 @@ def make_pairs(
     iterations: int = 300,           # of Step 2, as in `animate`
     batch: int = 8,                  # inverted at once
     seed: int = 0,                   # of what is drawn
-    device="cpu",                    # where to invert
-    say=lambda line: None,           # told how far it is
+    device: str | torch.device = "cpu",  # where to invert
+    say: Callable = lambda line: None,  # told how far it is
 ) -> PairSet:
     "The pairs of a generator."
     device = pick_device(device)

@@ -8,6 +8,7 @@ __all__ = ['reduce', 'bicubic', 'scene_case', 'SuperresConfig', 'small_superres'
 
 # %% ../../nbs/74_rrdb.ipynb #6486a938
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn, Tensor
 import torch
@@ -28,7 +29,7 @@ def reduce(
 
 def bicubic(
     images: Tensor,    # (B, C, h, w)
-    size=None,         # (H, W); four times larger when None
+    size: tuple[int, int] | None = None,  # (H, W); four times larger when None
 ) -> Tensor:           # (B, C, H, W)
     "Images made larger by bicubic interpolation; not clamped."
     size = size or [4 * s for s in images.shape[-2:]]
@@ -100,7 +101,7 @@ class RRDBNet(nn.Module):
         if config.residual:
             for p in self.conv_last.parameters(): nn.init.zeros_(p)
 
-    def features(self, frames):
+    def features(self, frames: Tensor) -> Tensor:
         "What the last convolution gets, (B, nf, 4h, 4w)."
         x = self.conv_first((frames + 1) / 2)                                   # ESRGAN computes in [0, 1]
         x = x + self.trunk_conv(self.RRDB_trunk(x))
@@ -108,7 +109,7 @@ class RRDBNet(nn.Module):
             x = F.leaky_relu(up(F.interpolate(x, scale_factor=2, mode="nearest")), 0.2)
         return F.leaky_relu(self.HRconv(x), 0.2)
 
-    def forward(self, frames):
+    def forward(self, frames: Tensor) -> Tensor:
         x = 2 * self.conv_last(self.features(frames))
         return x + bicubic(frames) if self.config.residual else x - 1
 
@@ -127,17 +128,17 @@ def interpolate_networks(
 
 # %% ../../nbs/74_rrdb.ipynb #c75bd3cf
 def save_superres(
-    path,                        # file to write
+    path: str | Path,            # file to write
     net: RRDBNet,                # what to save
     meta: dict | None = None,    # where it comes from
-    dtype=torch.float32,         # torch.float16 halves the file
-):
+    dtype: torch.dtype = torch.float32,  # torch.float16 halves the file
+) -> Path:
     "Write a network: weights as safetensors, configuration and `meta` as JSON inside."
     save_network(path, net, "superres", meta, dtype)
 
 def load_superres(
-    path,                # a file, or a name in the weight registry
-    device="cpu",        # where to put it
+    path: str | Path,    # a file, or a name in the weight registry
+    device: str | torch.device = "cpu",  # where to put it
 ) -> RRDBNet:            # in evaluation mode, float32, `.meta` filled
     "Read a network that `save_superres` wrote."
     return load_network(path, "superres", lambda config: RRDBNet(SuperresConfig(**config)), device,

@@ -6,6 +6,7 @@
 __all__ = ['LEGEND', 'mask_picture', 'write_mask', 'read_mask', 'find_mask', 'mask_shares']
 
 # %% ../../nbs/721_steering.ipynb #8b077d26
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -49,7 +50,7 @@ def read_mask(
 # %% ../../nbs/721_steering.ipynb #5c49989c
 def find_mask(
     photo: Tensor,        # (3, H, W) in [-1, 1]
-    segment,              # images -> (B, 3, H, W): static, sky, water
+    segment: Callable,    # images -> (B, 3, H, W): static, sky, water
     longest: int = 1024,  # side of the mask, px
 ) -> tuple:               # (3, h, w) as `animate` would use it; sentences of doubt
     "What moves in a photograph, and what is doubtful about it."

@@ -6,6 +6,8 @@
 __all__ = ['GuidedFilter', 'guided_filter', 'guided_upsample', 'Blend', 'blend']
 
 # %% ../../nbs/75_superres.ipynb #6b84e962
+from collections.abc import Callable, Iterator
+
 from torch import Tensor
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,7 @@ class GuidedFilter:
         covariance = (squares - self.mean[:, :, None] * self.mean[:, None]).permute(0, 3, 4, 1, 2)
         self.inverse = torch.linalg.inv(covariance + eps * torch.eye(c, device=guide.device))
 
-    def coefficients(self, source):
+    def coefficients(self, source: Tensor) -> tuple:
         "Mean a (B, C, K, H, W) and mean b (B, K, H, W) of sources (B, K, H, W)."
         if source.shape[-2:] != self.guide.shape[-2:]:
             raise InputError(
@@ -42,7 +44,7 @@ class GuidedFilter:
         b = mean - (a * self.mean[:, :, None]).sum(1)
         return running_mean(a.flatten(1, 2), self.radius).view_as(a), running_mean(b, self.radius)
 
-    def __call__(self, source):
+    def __call__(self, source: Tensor) -> Tensor:
         a, b = self.coefficients(source)
         return (a * self.guide[:, :, None]).sum(1) + b
 
@@ -75,7 +77,7 @@ class Blend:
     def __init__(self,
                  photo: Tensor,           # (3, H, W) in [-1, 1]
                  static: Tensor,          # (1, h', w') in [0, 1], 1 where nothing moves
-                 upscale=bicubic,         # (T, 3, h, w) -> (T, 3, 4h, 4w), e.g. an RRDBNet
+                 upscale: Callable = bicubic,  # (T, 3, h, w) -> (T, 3, 4h, 4w), e.g. an RRDBNet
                  fit: str = "large",      # "large": as in the paper; "small": see `guided_upsample`
                  radius: int | None = None,       # px; None: 20, or 2 of the small size
                  eps: float = 1e-3,       # of the filter
@@ -92,7 +94,7 @@ class Blend:
         self.filter = GuidedFilter(self.photo, self.radius, eps) if fit == "large" else None
 
     @torch.no_grad()
-    def __call__(self, frames):
+    def __call__(self, frames: Tensor) -> Tensor:
         size = self.photo.shape[-2:]
         large = self.upscale(frames)
         if large.shape[-2:] != size: large = (reduce if large.shape[-2] > size[0] else bicubic)(large, size)
@@ -102,7 +104,7 @@ class Blend:
             guided = guided_upsample(self.photo, small, frames, self.radius, self.eps)
         return torch.lerp(large, guided, self.static).clamp(-1, 1)
 
-    def stream(self, frames):
+    def stream(self, frames: Tensor) -> Iterator[Tensor]:
         "One large frame (3, H, W) after the other, for `write_video`."
         for frame in frames: yield self(frame[None])[0]
 
@@ -112,7 +114,7 @@ def blend(
     photo: Tensor,       # (3, H, W) in [-1, 1]
     static: Tensor,      # (1, h', w') in [0, 1], 1 where nothing moves
     chunk: int = 4,      # frames at a time
-    **options,           # of `Blend`
+    **options: object,   # of `Blend`
 ) -> Tensor:             # (T, 3, H, W)
     "An animation at the size of its photo."
     mix = Blend(photo, static, **options)

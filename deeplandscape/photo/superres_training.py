@@ -7,6 +7,7 @@ __all__ = ['SHARP', 'SUPERRES_PROFILES', 'SuperresPhase', 'SuperresTraining', 'S
 
 # %% ../../nbs/742_superres_training.ipynb #a63c8e8d
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -65,15 +66,15 @@ SUPERRES_PROFILES = {
 # %% ../../nbs/742_superres_training.ipynb #055739e0
 class SuperresPair(nn.Module):
     "Generator and, in the second phase, discriminator: what one phase trains."
-    def __init__(self, net, critic=None):
+    def __init__(self, net: nn.Module, critic: nn.Module | None = None):
         super().__init__()
         self.net, self.critic = net, critic
 
     def losses(self,
-               small,            # (B, 3, p, p)
-               large,            # (B, 3, 4p, 4p)
-               phase,            # a `SuperresPhase`
-               perceptual):      # loss(made, real), or None
+               small: torch.Tensor,  # (B, 3, p, p)
+               large: torch.Tensor,  # (B, 3, 4p, 4p)
+               phase: "SuperresPhase",  # a `SuperresPhase`
+               perceptual: Callable | None) -> dict:  # loss(made, real), or None
         "Losses by name; their sum is what a step minimises."
         made = self.net(small)
         found = {"pixel": phase.pixel * F.l1_loss(made, large)}
@@ -113,14 +114,14 @@ def copy_of(net):
 # %% ../../nbs/742_superres_training.ipynb #9937801e
 def train_superres(
     # a `PairSet`, or anything with .draw(batch, patch, plain, seed) -> draw(split, step)
-    pairs,
+    pairs: object,
     config: SuperresTraining,       # how
     # for soft.safetensors, sharp.safetensors and checkpoints; None: nothing is kept
-    folder=None,
+    folder: str | Path | None = None,
     resume: bool = False,           # go on from what is there
     about: dict | None = None,      # identifies the pairs; a checkpoint made with others is refused
-    device="cpu",                   # where to train
-    say=lambda line: None,          # told when a phase is over
+    device: str | torch.device = "cpu",  # where to train
+    say: Callable = lambda line: None,  # told when a phase is over
 ) -> tuple[RRDBNet, RRDBNet]:       # the networks of the first and of the second phase, in evaluation mode
     "ESRGAN's training: L1, then adversarially."
     device, nets = pick_device(device), []

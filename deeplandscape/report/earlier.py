@@ -11,6 +11,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..core import InputError
@@ -100,7 +101,7 @@ def plan_lines(
 @contextlib.contextmanager
 def folder_lock(
     folder: Path,                # of a run
-):                               # yields the number of the open file, for processes that hold the lock too
+) -> Iterator[None]:             # yields the number of the open file, for processes that hold the lock too
     "Holds a folder; raises `InputError` when another run does."
     path = Path(folder) / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -52,7 +53,7 @@ class Stopping:
         self.asked = False
         for number in signal.SIGINT, signal.SIGTERM: signal.signal(number, self)
 
-    def __call__(self, *_):
+    def __call__(self, *_: object) -> None:
         if self.asked: raise KeyboardInterrupt
         self.asked = True
         import psutil                    # ipykernel brings it
@@ -66,7 +67,7 @@ def run_notebook(
     parameters: Path,            # .yaml
     executed: Path,              # where it goes when it is done
     log: Path,                   # what it printed
-    say=print,                   # gets one line
+    say: Callable = print,       # gets one line
 ) -> int:                        # 0 done, 1 failed, 130 stopped
     "Runs a notebook with papermill; it appears under its name only when it is whole."
     values = yaml.safe_load(Path(parameters).read_text(encoding="utf-8")) or {}
@@ -89,7 +90,7 @@ def run_notebook(
     return 0
 
 # %% ../../nbs/915_execution.ipynb #a1a60380
-def execution_main(arguments=None) -> int:
+def execution_main(arguments: list[str] | None = None) -> int:
     "`python -m deeplandscape.report.execution NOTEBOOK PARAMETERS EXECUTED LOG`."
     try: return run_notebook(*map(Path, arguments or sys.argv[1:]), lambda line: print(line, flush=True))
     except InputError as problem:

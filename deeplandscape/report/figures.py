@@ -94,7 +94,7 @@ def paper_beside_ours(
     name: str,                   # table or figure with published numbers
     source: str,                 # the notebook that measures ours
     folder: str | Path,          # folder of our results
-):                               # pandas Styler, shows itself in a notebook
+) -> object:                     # pandas Styler, shows itself in a notebook
     "The paper's table with our column beside each of its own; says plainly what is not measured yet."
     table = beside(name, source, folder)
     arrow = {"lower": " ↓", "higher": " ↑"}
@@ -148,7 +148,7 @@ def draw_beside(
 def draw_curves(
     points: pd.DataFrame,        # of `curves_of`
     metric: str,                 # which of them
-    axes,                        # where to draw
+    axes: plt.Axes,              # where to draw
     label: str = "",             # of the vertical axis; empty: the metric
 ) -> None:
     "Our curves of one metric over the frames, with intervals."

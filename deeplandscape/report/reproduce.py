@@ -107,7 +107,7 @@ def named_places(name: str | None, figures, runs) -> tuple:
     "Folders of results and of executed notebooks of a run that has a name."
     if name is None: return figures, runs
     if not re.fullmatch(r"[\w][\w.-]*", name):
-        raise InputError(f"{name!r} is no name for a folder: give letters, digits, - and _")
+        raise InputError(f"{name!r} is not a name for a folder: give letters, digits, - and _")
     place = project_folder() / "runs" / name
     return figures or str(place / "figures"), runs or str(place)
 

@@ -13,6 +13,7 @@ import json
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,7 +89,7 @@ def write_loop(
     path: Path,                  # ends in .webp
     fps: float = 15,             # frames per second of `frames`
     width: int = 400,            # px, at most
-):
+) -> None:
     "Writes an endless WebP of at most twelve frames a second; the speed stays."
     step, full = max(1, round(fps / 12)), frames.shape[-1]
     frames = frames[::step]
@@ -170,7 +171,7 @@ def json_number(value):
 def save_result(
     name: str,                       # name of the notebook, e.g. "fig01_videos"
     profile: str,                    # "smoke", "cpu", "gpu", "paper", or "scratch" when run by hand
-    figure=None,                     # matplotlib figure, or image (3, H, W) in [-1, 1] -> .png
+    figure: object | None = None,    # matplotlib figure, or image (3, H, W) in [-1, 1] -> .png
     table: pd.DataFrame | None = None,        # -> .csv
     values: dict | None = None,      # single numbers and short facts -> .json
     parameters: dict | None = None,  # what the notebook ran with -> .json
@@ -233,15 +234,16 @@ class Run:
         self.inputs = (read,) if read.exists() else ()
         use_style()
 
-    def key(self, weights=()) -> dict:
+    def key(self, weights: Sequence[str | Path] = ()) -> dict:
         "What tells this experiment from another one, for work that is kept: parameters, weights, code."
         places = {name for name in self.parameters if name in PLACES}
         return {"parameters": {k: v for k, v in self.parameters.items() if k not in places},
                 "weights": hashes_of_weights(weights),
                 "code": code_version()["sha256"]}
 
-    def save(self, figure=None, table=None, values=None, weights=(), frames=None, fps=30, loop=True,
-             cost=None) -> Path:
+    def save(self, figure: object | None = None, table: object | None = None,
+             values: dict | None = None, weights: Sequence[str | Path] = (), frames: object | None = None,
+             fps: float = 30, loop: bool = True, cost: dict | None = None) -> Path:
         "Writes the results (see `save_result`) with this run's parameters, seed and duration."
         return save_result(self.name, self.profile, figure, table, values, self.parameters, weights,
                            self.parameters.get("seed"), self.started, frames, fps, self.output, self.inputs,

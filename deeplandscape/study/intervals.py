@@ -6,6 +6,7 @@
 __all__ = ['wilson', 'design_effect', 'Clustered', 'cluster_weights', 'two_way_variance', 'two_way_interval', 'share_interval']
 
 # %% ../../nbs/904_intervals.ipynb #7746980d
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,8 @@ from ..core import InputError
 
 # %% ../../nbs/904_intervals.ipynb #727b5703
 def wilson(
-    share,                  # of votes, 0 ... 1; a number or an array
-    votes,                  # n, may be a fraction
+    share: float | np.ndarray,  # of votes, 0 ... 1; a number or an array
+    votes: float | np.ndarray,  # n, may be a fraction
     level: float = 0.95,    # of the interval
 ) -> tuple:                 # low, high
     "Wilson's interval of a share."
@@ -48,7 +49,7 @@ class Clustered:
 
 
 def cluster_weights(
-    clusters,                   # (n,) what each vote belongs to
+    clusters: np.ndarray,       # (n,) what each vote belongs to
     draws: int,                 # B
     rng: np.random.Generator,   # draws the clusters
 ) -> np.ndarray:                # (B, n) how often the cluster of each vote was drawn
@@ -59,9 +60,9 @@ def cluster_weights(
 
 # %% ../../nbs/904_intervals.ipynb #64b25cb9
 def two_way_variance(
-    statistic,                  # (B, n) weights of the votes -> (B, k)
-    photographs,                # (n,) of each vote
-    assessors,                  # (n,) of each vote
+    statistic: Callable,        # (B, n) weights of the votes -> (B, k)
+    photographs: np.ndarray,    # (n,) of each vote
+    assessors: np.ndarray,      # (n,) of each vote
     draws: int = 1000,          # B
     seed: int = 0,              # of the draws
 ) -> np.ndarray:                # (k,)
@@ -73,9 +74,9 @@ def two_way_variance(
 
 
 def two_way_interval(
-    statistic,                  # as for `two_way_variance`; finite for every weight that can be drawn
-    photographs,                # (n,) of each vote
-    assessors,                  # (n,) of each vote
+    statistic: Callable,        # as for `two_way_variance`; finite for every weight that can be drawn
+    photographs: np.ndarray,    # (n,) of each vote
+    assessors: np.ndarray,      # (n,) of each vote
     level: float = 0.95,        # of the interval
     draws: int = 1000,          # of each bootstrap
     seed: int = 0,              # of the draws
@@ -92,9 +93,9 @@ def two_way_interval(
 
 # %% ../../nbs/904_intervals.ipynb #96491c75
 def share_interval(
-    won,                        # (n,) 0 or 1
-    photographs,                # (n,) of each vote
-    assessors,                  # (n,) of each vote
+    won: np.ndarray,            # (n,) 0 or 1
+    photographs: np.ndarray,    # (n,) of each vote
+    assessors: np.ndarray,      # (n,) of each vote
     level: float = 0.95,        # of the interval
     draws: int = 1000,          # of each bootstrap
     seed: int = 0,              # of the draws

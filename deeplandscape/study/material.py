@@ -11,6 +11,7 @@ __all__ = ['LONG', 'SHORT', 'FPS', 'StudyItem', 'photo_square', 'study_items', '
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,27 +46,31 @@ class StudyItem:
     real: torch.Tensor | None = None    # (200, 3, S, S) uint8
 
 
-def photo_square(photo: torch.Tensor, side: int) -> torch.Tensor:  # (3, H, W) in [-1, 1]; px -> (3, side, side)
+# (3, H, W) in [-1, 1]; px -> (3, side, side)
+def photo_square(photo: torch.Tensor, side: int) -> torch.Tensor:
     "The centre square of a photograph."
     h, w = photo.shape[-2:]
     s = min(h, w)
     square = photo[None, :, (h - s) // 2:(h - s) // 2 + s, (w - s) // 2:(w - s) // 2 + s]
     return F.interpolate(square, size=(side, side), mode="bicubic", antialias=True)[0].clamp(-1, 1)
 
-
+# %% ../../nbs/909_material.ipynb #eeb1b158
 def study_items(
     scenes: int = 0,        # rendered, with their clips
     china: bool = True,     # the photograph that comes with scikit-learn
-    photos=None,            # folder of photographs
-    clips=None,             # folder of videos of 200 frames or more
+    photos: str | Path | None = None,  # folder of photographs
+    clips: str | Path | None = None,  # folder of videos of 200 frames or more
     side: int = 256,        # px, even
 ) -> list:                  # of StudyItem
     "What a study is about."
-    if side < 32 or side % 2: raise InputError(f"Clips of {side} px are not possible; give an even number of 32 or more.")
-    found = [StudyItem(c.name, from_uint8(c.frames[0]), c.frames) for c in scene_clips(scenes, side, LONG - 1, 1)] if scenes else []
+    if side < 32 or side % 2:
+        raise InputError(f"Clips of {side} px are not possible; give an even number of 32 or more.")
+    found = [StudyItem(c.name, from_uint8(c.frames[0]), c.frames)
+             for c in scene_clips(scenes, side, LONG - 1, 1)] if scenes else []
     if china:
         from sklearn.datasets import load_sample_image
-        found.append(StudyItem("china", photo_square(from_uint8(torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1)), side)))
+        picture = torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1)
+        found.append(StudyItem("china", photo_square(from_uint8(picture), side)))
     for path in _listed(photos, PICTURES):
         picture = torch.from_numpy(np.array(open_photo(path, short_side=2 * side))).permute(2, 0, 1)
         found.append(StudyItem(path.stem, photo_square(from_uint8(picture), side)))
@@ -73,7 +78,8 @@ def study_items(
         frames = to_uint8(read_clips([path], side, LONG)[0])[:LONG]
         found.append(StudyItem(path.stem, from_uint8(frames[0]), frames))
     names = [item.name for item in found]
-    if len(set(names)) < len(names): raise InputError(f"Two photographs have the name {max(names, key=names.count)!r}; rename one of them.")
+    if len(set(names)) < len(names):
+        raise InputError(f"Two photographs have the name {max(names, key=names.count)!r}; rename one.")
     if not found: raise InputError("There is nothing to animate; give scenes, photographs or clips.")
     return found
 
@@ -81,7 +87,8 @@ def study_items(
 def _listed(folder, suffixes):
     if folder is None: return []
     if not Path(folder).is_dir(): raise InputError(f"There is no folder {folder}.")
-    return sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
+    return sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in suffixes
+                  and not p.name.startswith("."))
 
 # %% ../../nbs/909_material.ipynb #f31eba0e
 class OurSystem:
@@ -92,17 +99,19 @@ class OurSystem:
                  variant: str = "EOIFS",        # of the inversion
                  iterations: int | None = None, # of each of its steps; None: the paper's
                  seed: int = 0,                 # of directions and of everything drawn
-                 device="cpu",                  # where to compute
-                 models=None):                  # as for `animate`
-        self.variant, self.iterations, self.seed, self.device, self.models, self.found = variant, iterations, seed, device, models, {}
+                 device: str | torch.device = "cpu",  # where to compute
+                 models: dict | None = None):   # as for `animate`
+        self.options = dict(variant=variant, iterations=iterations, seed=seed, device=device, models=models)
+        self.found = {}
 
     def invert(self, item: StudyItem) -> tuple:
         "The inversion of a photograph, its regions (1, 3, S, S) and the direction of its motion; kept."
         if item.name not in self.found:
-            hour = directions_of(item.name, 1, self.seed)[0]
-            video = animate(item.photo, hour, 2 / FPS, FPS, 1.0, self.seed, self.variant, size=item.photo.shape[-1], iterations=self.iterations,
-                            device=self.device, models=self.models, light="none")
-            self.found = {item.name: (video.inversion, video.masks[None].to(video.inversion.photo), hour)}      # the last one only: they are large
+            hour = directions_of(item.name, 1, self.options["seed"])[0]
+            video = animate(item.photo, hour, 2 / FPS, FPS, size=item.photo.shape[-1], light="none",
+                            **self.options)
+            masks = video.masks[None].to(video.inversion.photo)
+            self.found = {item.name: (video.inversion, masks, hour)}    # the last one only: they are large
         return self.found[item.name]
 
     def motion(self, item: StudyItem, speed: float) -> Homography:
@@ -111,25 +120,28 @@ class OurSystem:
         horizon = horizon_of(masks)
         return Homography() if horizon is None else wind(hour, masks, horizon, speed)
 
-    def __call__(self, item, frames, speed):
+    def __call__(self, item: StudyItem, frames: int, speed: float) -> torch.Tensor:
         inversion, masks, _ = self.invert(item)
-        film = make_film(inversion, item.photo[None].to(masks), masks, self.motion(item, speed), frames, FPS, seed=self.seed)
+        motion, seed = self.motion(item, speed), self.options["seed"]
+        film = make_film(inversion, item.photo[None].to(masks), masks, motion, frames, FPS, seed=seed)
         return torch.stack(list(film))
 
-
+# %% ../../nbs/909_material.ipynb #0304daf1
 class MovedPixels:
     "A control: the photograph's own pixels, pushed along the motion that ours was given."
     speeds = True
     def __init__(self, ours: OurSystem): self.ours = ours
-    def __call__(self, item, frames, speed):
-        masks, times = self.ours.invert(item)[1], torch.arange(frames, dtype=torch.float64)
-        return torch.cat([to_uint8(pixels_moved(item.photo[None].cpu(), masks[:, :1].cpu(), self.ours.motion(item, speed), t)) for t in times.split(25)])
+    def __call__(self, item: StudyItem, frames: int, speed: float) -> torch.Tensor:
+        still, photo = self.ours.invert(item)[1][:, :1].cpu(), item.photo[None].cpu()
+        motion, times = self.ours.motion(item, speed), torch.arange(frames, dtype=torch.float64)
+        return torch.cat([to_uint8(pixels_moved(photo, still, motion, t)) for t in times.split(25)])
 
 
 class StillPhoto:
     "A control: nothing moves."
     speeds = False
-    def __call__(self, item, frames, speed): return to_uint8(item.photo)[None].expand(frames, -1, -1, -1)
+    def __call__(self, item: StudyItem, frames: int, speed: float) -> torch.Tensor:
+        return to_uint8(item.photo)[None].expand(frames, -1, -1, -1)
 
 # %% ../../nbs/909_material.ipynb #5bce2273
 class FolderSystem:
@@ -145,17 +157,18 @@ class FolderSystem:
         return next((p for p in _listed(self.folder / setting if self.speeds else self.folder, VIDEOS)
                      if p.stem == item.name), None)
 
-    def __call__(self, item, frames, speed, setting: str = ""):
+    def __call__(self, item: StudyItem, frames: int, speed: float, setting: str = "") -> torch.Tensor | None:
         path = self.path(item, setting)
-        return (None if path is None else to_uint8(
-            read_clips([path], item.photo.shape[-1], frames)[0])[:frames])
+        if path is None: return None
+        return to_uint8(read_clips([path], item.photo.shape[-1], frames)[0])[:frames]
 
 
 class FittedSystem:
     "A system of this library, with `fit(photo)` and `animate(n_frames, seed, speed)`."
     speeds = False
-    def __init__(self, make, seed: int = 0): self.make, self.seed = make, seed       # make: () -> the system
-    def __call__(self, item, frames, speed):
+    # make: () -> the system
+    def __init__(self, make: Callable, seed: int = 0): self.make, self.seed = make, seed
+    def __call__(self, item: StudyItem, frames: int, speed: float) -> torch.Tensor:
         system = self.make()
         fitted = system.fit(item.photo) or system
         video = fitted.animate(frames, seed=self.seed, speed=1.0).frames
@@ -265,14 +278,14 @@ def _make_item(item, systems, speeds, folder, gold):
 
 # %% ../../nbs/909_material.ipynb #1fc2ad43
 def prepare_study(
-    out,                    # folder of the material
+    out: str | Path,        # folder of the material
     items: list,            # of StudyItem
     systems: dict,          # name -> a system
     ours: OurSystem,        # whose regions and motion the controls and the speeds use
     synthetic: dict = {},   # name -> function from the number of a sample to (200, 3, S, S) uint8
     samples: int = 0,       # of each synthetic system
     key: str = "",          # what else tells this preparation from another one
-    say=print,              # one line
+    say: Callable = print,  # one line
 ) -> dict:                  # the material, as written to material.json
     "All clips of a study and the list of them."
     out = Path(out)

@@ -58,26 +58,30 @@ PAGE_FILES = ("index.html", "study.css", "study.js")
 
 def check_files(
     plan: dict,         # of `make_study`
-    folder,             # of the material
+    folder: str | Path,  # of the material
     hashes: bool = True,    # read each file and compare its hash; else look only whether it is there
 ) -> None:
     "Refuse a study whose clips are missing, or are not those that were planned."
-    planned = {c["file"]: c.get("sha256") for c in [*plan["material"]["clips"], *plan["material"]["items"].values()]}
+    planned = {c["file"]: c.get("sha256")
+               for c in [*plan["material"]["clips"], *plan["material"]["items"].values()]}
     for name in study_files(plan):
         path = Path(folder) / name
-        if not path.is_file(): raise InputError(f"The clip {path} of the plan is missing; prepare the material again.")
+        if not path.is_file():
+            raise InputError(f"The clip {path} of the plan is missing; prepare the material again.")
         if hashes and planned[name] and file_sha256(path) != planned[name]:
-            raise InputError(f"{path} is not the file that was planned; its votes would be about something else.")
+            raise InputError(f"{path} is not the file that was planned; its votes would be about "
+                             "something else.")
 
-
+# %% ../../nbs/902_page.ipynb #3c8cb601
 def export_study(
     plan: dict,         # of `make_study`
-    material,           # folder of the clips
-    out,                # folder to make
+    material: str | Path,  # folder of the clips
+    out: str | Path,    # folder to make
 ) -> Path:              # its index.html
     "The whole study as one folder of static files."
     out = Path(out)
-    if out.exists() and any(out.iterdir()): raise InputError(f"{out} is not empty; give a new folder for the study.")
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty; give a new folder for the study.")
     check_files(plan, material)
     sheets = [study_sheet(plan, seat) for seat in range(len(plan["seats"]))]
     common = {key: sheets[0][key] for key in ("plan", "title", "contact")}
@@ -87,15 +91,17 @@ def export_study(
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(Path(material) / name, out / name)
         for name in PAGE_FILES[1:]: shutil.copyfile(PAGE / name, out / name)
-        (out / "sheets.js").write_text("window.STUDY = " + json.dumps(dict(plan=plan["hash"], common=common, sheets=own)) + ";\n", encoding="utf-8")
-        page = (PAGE / "index.html").read_text(encoding="utf-8").replace("<!-- sheets -->", '<script src="sheets.js"></script>')
+        study = json.dumps(dict(plan=plan["hash"], common=common, sheets=own))
+        (out / "sheets.js").write_text(f"window.STUDY = {study};\n", encoding="utf-8")
+        page = (PAGE / "index.html").read_text(encoding="utf-8")
+        page = page.replace("<!-- sheets -->", '<script src="sheets.js"></script>')
         with atomic(out / "index.html") as partial: Path(partial).write_text(page, encoding="utf-8")
     return out / "index.html"
 
 # %% ../../nbs/902_page.ipynb #f55b2aff
 def notebook_page(
     plan: dict,         # of `make_study`
-    material,           # folder of the clips
+    material: str | Path,  # folder of the clips
     seat: int = 0,      # number in plan["seats"]
 ) -> str:               # HTML that needs no other file
     "One seat of a study as one page, its clips inside."

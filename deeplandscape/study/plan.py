@@ -180,7 +180,8 @@ def questions_of(
 
 # %% ../../nbs/90_plan.ipynb #d491e88c
 def _with_gold(shown, gold, per_seat, on_a_page, rng):
-    "Pages of one seat: [(question, item, turned) ...], `gold` of them mixed in; neighbours differ in photograph."
+    """Pages of one seat: [(question, item, turned) ...], `gold` of them mixed in; neighbours differ in
+    photograph."""
     for _ in range(50):
         shown = [shown[i] for i in rng.permutation(len(shown))]
         if all(a[1] != b[1] for a, b in zip(shown, shown[1:])): break

@@ -122,7 +122,7 @@ def draw_power(
     clips: int = CLIPS,                 # in the study
     each: int = EACH,                   # votes on one clip
     correlation: float = CORRELATION,   # of two of them
-):                                      # matplotlib Figure
+) -> plt.Figure:                        # matplotlib Figure
     "How wide intervals are over the number of clips, and where a share is separated from one half."
     figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
     most = max(200, 3 * clips, -(-votes_needed(share, each, correlation) // each) * 1.3)
@@ -140,7 +140,7 @@ def draw_power(
     return figure
 
 # %% ../../nbs/908_power.ipynb #0ad8aacf
-def power_widget():
+def power_widget() -> object:
     "Sliders for a study that is being planned: how many votes separate 0.48 from 0.52."
     import ipywidgets as widgets
     from IPython.display import display

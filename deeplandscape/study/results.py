@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
+from pandas.io.formats.style import Styler
 
 from ..core import InputError
 from ..files import atomic
@@ -22,13 +23,13 @@ from .power import ASSUMED, CLIPS, CORRELATION, EACH, PEOPLE, SAMPLES, paper_int
 
 # %% ../../nbs/911_results.ipynb #af858a60
 NO_VOTES = "no votes yet"
-STUDY_RESULTS = {"fig06_ablation": "study_ablation", "fig08_user_study": "study_a", "fig10_user_study_b": "study_b",
-                 "tab01_balance": "study_balance", "tab03_al_finetuned": "study_finetuning"}
+STUDY_RESULTS = {"fig06_ablation": "study_ablation", "fig08_user_study": "study_a", "fig10_user_study_b":
+                 "study_b", "tab01_balance": "study_balance", "tab03_al_finetuned": "study_finetuning"}
 
 
 def result_of_votes(
     shown: str,         # a published table
-    folder,             # of results
+    folder: str | Path,  # of results
 ) -> tuple:             # its .csv, or nothing
     "The file of our votes that belongs to a published table, where it is there."
     path = Path(folder) / f"{STUDY_RESULTS[shown]}.csv"
@@ -43,8 +44,10 @@ def with_paper_intervals(
 ) -> pd.DataFrame:              # the numbers of people, with paper_low, paper_high, separated
     "The numbers that people gave, the paper's with intervals under the stated assumption."
     own = table[table.metric.isin(PEOPLE)].reset_index(drop=True)
-    found = paper_intervals(own.dropna(subset="paper").rename(columns={"paper": "value"}), clips, each, correlation)
-    own = own.join(found[["low", "high", "separated"]].rename(columns={"low": "paper_low", "high": "paper_high"}))
+    found = paper_intervals(own.dropna(subset="paper").rename(columns={"paper": "value"}),
+                            clips, each, correlation)
+    own = own.join(found[["low", "high", "separated"]]
+                   .rename(columns={"low": "paper_low", "high": "paper_high"}))
     return own.reindex(columns=list(dict.fromkeys([*own.columns, "ours", "low", "high"])))
 
 
@@ -53,7 +56,8 @@ def fill_preferences(
     people: pd.DataFrame,       # of `with_paper_intervals`
 ) -> pd.DataFrame:
     "The table of a figure with the numbers of people in it."
-    key, columns = ["method", "condition", "metric"], ["ours", "low", "high", "paper_low", "paper_high", "separated"]
+    key, columns = ["method", "condition", "metric"], ["ours", "low",
+                                                       "high", "paper_low", "paper_high", "separated"]
     found = people.set_index(key)[columns].astype({"separated": object})
     out = table.reindex(columns=list(dict.fromkeys([*table.columns, *columns]))).astype({"separated": object})
     for i, place in enumerate(zip(*(out[k] for k in key))):
@@ -74,16 +78,18 @@ def _with_interval(value, low, high) -> str:
 # %% ../../nbs/911_results.ipynb #54f22d37
 def show_preferences(
     table: pd.DataFrame,        # of `with_paper_intervals`
-):                              # pandas Styler, shows itself in a notebook
+) -> Styler:                    # pandas Styler, shows itself in a notebook
     "The paper's numbers and ours as the paper lays them out."
     lines = []
     for r in table.itertuples():
         column = " ".join(filter(None, [r.condition, r.metric if r.metric not in r.condition else ""]))
-        lines += [(r.method, "the paper", column, _with_interval(r.paper, r.paper_low, r.paper_high), r.separated is True or r.separated == 1),
+        lines += [(r.method, "the paper", column, _with_interval(r.paper, r.paper_low, r.paper_high),
+                   r.separated is True or r.separated == 1),
                   (r.method, "ours", column, _with_interval(r.ours, r.low, r.high) or NO_VOTES, False)]
     long = pd.DataFrame(lines, columns=["method", "whose", "column", "text", "bold"])
     lay = lambda what: long.pivot(index=["method", "whose"], columns="column", values=what).reindex(
-        index=pd.MultiIndex.from_product([dict.fromkeys(long.method), ["the paper", "ours"]]), columns=list(dict.fromkeys(long.column)))
+        index=pd.MultiIndex.from_product([dict.fromkeys(long.method), ["the paper", "ours"]]),
+        columns=list(dict.fromkeys(long.column)))
     bold = lay("bold").fillna(False).astype(bool)
     weight = pd.DataFrame(np.where(bold, "font-weight: bold", ""), index=bold.index, columns=bold.columns)
     return lay("text").fillna("").style.apply(lambda _: weight, axis=None)
@@ -94,41 +100,48 @@ def draw_preferences(
     clips: int = CLIPS,             # as there, for the caption
     each: int = EACH,               # as there
     correlation: float = CORRELATION,   # as there
-):                                  # matplotlib Figure
+) -> plt.Figure:                    # matplotlib Figure
     "The numbers of people beside chance."
     panels = list(table.groupby(["condition", "metric"], sort=False))
     methods, columns = list(dict.fromkeys(table.method))[::-1], min(3, len(panels))
     rows = -(-len(panels) // columns)
     size = 1.6 + 3.1 * columns, rows * (0.75 + 0.3 * len(methods)) + 0.7
     figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
-    reach = table[["paper_low", "low"]].min(axis=1).groupby(table.metric).min(), table[["paper_high", "high"]].max(axis=1).groupby(table.metric).max()
+    reach = (table[["paper_low", "low"]].min(axis=1).groupby(table.metric).min(),
+             table[["paper_high", "high"]].max(axis=1).groupby(table.metric).max())
     for axis, ((condition, metric), own) in zip(axes.flat, panels):
         chance, y = 0.0 if metric in ("R", "ΔR") else 0.5, own.method.map(methods.index).values
         axis.axvline(chance, color="k", lw=0.8, zorder=0)
         clear = own.separated.fillna(False).astype(bool).values
         for mask, colour in ((clear, "#d55e00"), (~clear, "0.6")):
             part = own[mask]
-            axis.errorbar(part.paper, y[mask] + 0.13, xerr=[part.paper - part.paper_low, part.paper_high - part.paper], fmt="D", ms=4, color=colour, lw=1.2)
-        axis.errorbar(own.ours, y - 0.17, xerr=[own.ours - own.low, own.high - own.ours], fmt="o", ms=4, color="#0173b2", lw=1.2)
-        axis.set(title="\n".join(filter(None, [condition, metric])), yticks=range(len(methods)), yticklabels=methods, ylim=(-0.6, len(methods) - 0.4))
+            axis.errorbar(part.paper, y[mask] + 0.13,
+                          xerr=[part.paper - part.paper_low, part.paper_high - part.paper],
+                          fmt="D", ms=4, color=colour, lw=1.2)
+        axis.errorbar(own.ours, y - 0.17, xerr=[own.ours - own.low, own.high - own.ours],
+                      fmt="o", ms=4, color="#0173b2", lw=1.2)
+        axis.set(title="\n".join(filter(None, [condition, metric])),
+                 yticks=range(len(methods)), yticklabels=methods, ylim=(-0.6, len(methods) - 0.4))
         axis.set_xlim(min(reach[0][metric], chance) - 0.03, max(reach[1][metric], chance) + 0.03)
         axis.title.set_fontsize(9)
         axis.tick_params(labelsize=8)
         axis.xaxis.set_major_locator(MaxNLocator(5))
     for axis in axes.flat[len(panels):]: axis.set_visible(False)
-    caption = "◆ the paper, grey where 95 % intervals reach chance; assumed: " + ASSUMED.format(clips=clips, each=each, correlation=correlation)
+    caption = ("◆ the paper, grey where 95 % intervals reach chance; assumed: "
+               + ASSUMED.format(clips=clips, each=each, correlation=correlation))
     figure.supxlabel(f"{caption}\n● ours: {state_of_votes(table)}", fontsize=8)
     return figure
 
 # %% ../../nbs/911_results.ipynb #c03d9810
 def draw_win_matrices(
     found: dict,        # of `analyse_study`
-):                      # matplotlib Figure
+) -> plt.Figure:        # matplotlib Figure
     "Win ratios row over column, one matrix for each part that has pairs."
     pairs = found["wins"][found["wins"].column != ""] if len(found["wins"]) else found["wins"]
     parts = list(dict.fromkeys(pairs.part)) if len(pairs) else []
     if not parts: raise InputError("There are no votes on pairs of systems to draw.")
-    figure, axes = plt.subplots(1, len(parts), figsize=(4.6 * len(parts), 3.8), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(parts), figsize=(4.6 * len(parts), 3.8),
+                                squeeze=False, layout="constrained")
     for axis, name in zip(axes.flat, parts):
         own = pairs[pairs.part == name]
         matrix = win_matrix(own)
@@ -136,30 +149,37 @@ def draw_win_matrices(
         for r in own.itertuples():
             i, j = list(matrix.index).index(r.row), list(matrix.columns).index(r.column)
             clear = "bold" if r.low > 0.5 or r.high < 0.5 else "normal"
-            axis.text(j, i, f"{r.share:.2f}\n{r.low:.2f}–{r.high:.2f}", ha="center", va="center", fontsize=6.5, weight=clear)
-        axis.set(title=f"{name}, row over column", xticks=range(len(matrix)), yticks=range(len(matrix)), yticklabels=matrix.index)
+            axis.text(j, i, f"{r.share:.2f}\n{r.low:.2f}–{r.high:.2f}", ha="center",
+                      va="center", fontsize=6.5, weight=clear)
+        axis.set(title=f"{name}, row over column", xticks=range(len(matrix)),
+                 yticks=range(len(matrix)), yticklabels=matrix.index)
         axis.set_xticklabels(matrix.columns, rotation=30, ha="right")
         axis.tick_params(labelsize=7)
-    if not found["evidence"]: figure.suptitle("votes of programs: the kit works; no evidence about any system", color="#d55e00", fontsize=9)
+    if not found["evidence"]:
+        figure.suptitle("votes of programs: the kit works; no evidence about any system",
+                        color="#d55e00", fontsize=9)
     return figure
 
 # %% ../../nbs/911_results.ipynb #277a408c
 def write_analysis(
     found: dict,        # of `analyse_study`
-    out,                # folder
+    out: str | Path,    # folder
     counts: dict = {},  # of `ingest_votes`
 ) -> Path:              # its analysis.json
     "Tables, picture and facts of an analysed study."
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     for name in ("numbers", "wins", "scales", "agreement"):
-        with atomic(out / f"{name}.csv") as partial: found[name].to_csv(partial, index=False, float_format="%.6g")
+        with atomic(out / f"{name}.csv") as partial:
+            found[name].to_csv(partial, index=False, float_format="%.6g")
     if len(found["wins"]) and (found["wins"].column != "").any():
         figure = draw_win_matrices(found)
         with atomic(out / "wins.png") as partial: figure.savefig(partial, format="png", dpi=150)
         plt.close(figure)
-    about = "votes of people" if found["evidence"] else "votes of programs: the kit works; no evidence about any system" if found["votes"] else NO_VOTES
-    facts = dict(plan=found["plan"], about=about, evidence=found["evidence"], votes=found["votes"], assessors=found["people"],
-                 left_out=found["lost"], files=counts)
-    with atomic(out / "analysis.json") as partial: Path(partial).write_text(json.dumps(facts, indent=1) + "\n")
+    about = ("votes of people" if found["evidence"] else "votes of programs: the kit works; no evidence "
+             "about any system" if found["votes"] else NO_VOTES)
+    facts = dict(plan=found["plan"], about=about, evidence=found["evidence"],
+                 votes=found["votes"], assessors=found["people"], left_out=found["lost"], files=counts)
+    with atomic(out / "analysis.json") as partial:
+        Path(partial).write_text(json.dumps(facts, indent=1) + "\n")
     return out / "analysis.json"

@@ -11,6 +11,7 @@ import json
 import mimetypes
 import secrets
 import sys
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,66 +22,90 @@ from .votes import Register
 
 # %% ../../nbs/903_server.ipynb #90a9cf9f
 MOST_BODY = 4096                     # bytes; a vote has about 300
-POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; "
-          "base-uri 'none'; form-action 'none'; frame-ancestors 'self'")
-HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
-           "Cross-Origin-Resource-Policy": "same-origin"}
+POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src "
+          "'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'")
+HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff",
+           "Referrer-Policy": "no-referrer", "Cross-Origin-Resource-Policy": "same-origin"}
 
 
 class Refused(Exception):
     "A request that gets an error: status, sentence."
-    def __init__(self, status, sentence): super().__init__(sentence); self.status = status
+    def __init__(self, status: int, sentence: str): super().__init__(sentence); self.status = status
 
-
+# %% ../../nbs/903_server.ipynb #ac3649d4
 class StudyServer(ThreadingHTTPServer):
     "One study on one port; a thread for each connection, one register for all."
     daemon_threads, request_queue_size = True, 256
 
     def __init__(self,
                  plan: dict,                    # of `make_study`
-                 material,                      # folder of the clips
-                 results,                       # folder of the journal
+                 material: str | Path,          # folder of the clips
+                 results: str | Path,           # folder of the journal
                  host: str = "127.0.0.1",       # where to listen
                  port: int = 0,                 # 0: a free one
                  token: str = ""):              # needed in the address; "": none
         check_files(plan, material)
         self.plan, self.token, self.local = plan, token, host in ("127.0.0.1", "localhost", "::1")
-        self.files = {name: PAGE / name for name in PAGE_FILES} | {name: Path(material) / name for name in study_files(plan)}
+        self.files = {name: PAGE / name for name in PAGE_FILES}
+        self.files |= {name: Path(material) / name for name in study_files(plan)}
         self.files[""] = self.files["index.html"]
         self.register = Register(plan, Path(results) / "journal.jsonl")
         try: super().__init__((host, port), StudyHandler)
         except OSError as error:
-            raise InputError(f"The server cannot listen on {host}, port {port} ({error.strerror}); choose another port.") from None
+            raise InputError(f"The server cannot listen on {host}, port {port} ({error.strerror}); choose "
+                             "another port.") from None
 
     @property
     def address(self) -> str:
         "Where assessors find the study."
-        return f"http://{self.server_address[0]}:{self.server_address[1]}/" + (f"{self.token}/" if self.token else "")
+        host, port = self.server_address[:2]
+        return f"http://{host}:{port}/" + (f"{self.token}/" if self.token else "")
 
-    def handle_error(self, request, client_address):
-        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)): super().handle_error(request, client_address)
+    def handle_error(self, request: object, client_address: tuple) -> None:
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
 
-    def server_close(self):
+    def server_close(self) -> None:
         super().server_close()
         self.register.journal.close()
 
 # %% ../../nbs/903_server.ipynb #8e991edf
-class _Handler(BaseHTTPRequestHandler):
-    "What every answer has in common: names behind the token, headers, errors, checked bodies."
-    protocol_version, timeout, server_version, sys_version = "HTTP/1.1", 60, "deeplandscape", ""    # s; a silent connection is closed
+class _Request(BaseHTTPRequestHandler):
+    "What every request has in common: names behind the token, checked bodies."
+    protocol_version, server_version, sys_version = "HTTP/1.1", "deeplandscape", ""
+    timeout = 60                                        # s; a silent connection is closed
 
     def log_message(self, *args): pass                  # addresses of assessors are nobody's business
 
     def _name(self) -> str:
         "The path behind the token; a wrong host or token is refused."
         host = (urlsplit("//" + self.headers.get("Host", "")).hostname or "").lower()
-        if self.server.local and host not in ("127.0.0.1", "localhost", "::1"): raise Refused(403, "This name of the server is not known.")
+        if self.server.local and host not in ("127.0.0.1", "localhost", "::1"):
+            raise Refused(403, "This name of the server is not known.")
         path = urlsplit(self.path).path.removeprefix("/")
         if not self.server.token: return path
         given, _, rest = path.partition("/")
-        if not hmac.compare_digest(given.encode(), self.server.token.encode()): raise Refused(403, "The address lacks the token of this study.")
+        if not hmac.compare_digest(given.encode(), self.server.token.encode()):
+            raise Refused(403, "The address lacks the token of this study.")
         return rest
 
+    def _body(self):
+        origin, own = self.headers.get("Origin"), self.headers.get("Host", "")
+        if origin is not None and urlsplit(origin).netloc != own:
+            raise Refused(403, "A page from elsewhere may not vote here.")
+        if self.headers.get_content_type() != "application/json":
+            raise Refused(415, "A body is application/json.")
+        length = self.headers.get("Content-Length", "")
+        if self.headers.get("Transfer-Encoding") or not length.isdigit():
+            raise Refused(411, "A body has a length.")
+        if int(length) > MOST_BODY: raise Refused(413, f"A body has at most {MOST_BODY} bytes.")
+        try: return json.loads(self.rfile.read(int(length)))
+        except ValueError: raise Refused(400, "The body is not JSON.") from None
+        except RecursionError: raise Refused(400, "The body is nested too deeply.") from None
+
+# %% ../../nbs/903_server.ipynb #37b9545e
+class _Handler(_Request):
+    "What every answer has in common: headers, and errors as sentences."
     def _answer(self, status, body, kind, keep=False):
         self.send_response(status)
         for name, value in HEADERS.items(): self.send_header(name, value)
@@ -96,20 +121,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _safely(self, work):
         try: work()
         except Refused as refused: self._json(refused.status, dict(error=str(refused)))
-        except InputError as error: self._json(507 if isinstance(error.__cause__, OSError) else 400, dict(error=str(error)))
+        except InputError as error:
+            self._json(507 if isinstance(error.__cause__, OSError) else 400, dict(error=str(error)))
         except ConnectionError: raise                       # the browser went away
-        except OSError as error: self._json(507, dict(error=f"The vote could not be written ({error.strerror}); it is kept in your browser."))
-
-    def _body(self):
-        origin, own = self.headers.get("Origin"), self.headers.get("Host", "")
-        if origin is not None and urlsplit(origin).netloc != own: raise Refused(403, "A page from elsewhere may not vote here.")
-        if self.headers.get_content_type() != "application/json": raise Refused(415, "A body is application/json.")
-        length = self.headers.get("Content-Length", "")
-        if self.headers.get("Transfer-Encoding") or not length.isdigit(): raise Refused(411, "A body has a length.")
-        if int(length) > MOST_BODY: raise Refused(413, f"A body has at most {MOST_BODY} bytes.")
-        try: return json.loads(self.rfile.read(int(length)))
-        except ValueError: raise Refused(400, "The body is not JSON.") from None
-        except RecursionError: raise Refused(400, "The body is nested too deeply.") from None
+        except OSError as error:
+            self._json(507, dict(error=f"The vote could not be written ({error.strerror}); it is kept in "
+                                 "your browser."))
 
 # %% ../../nbs/903_server.ipynb #14e96ad6
 class StudyHandler(_Handler):
@@ -139,12 +156,12 @@ class StudyHandler(_Handler):
 # %% ../../nbs/903_server.ipynb #16c97fbd
 def serve_study(
     plan: dict,                 # of `make_study`
-    material,                   # folder of the clips
-    results,                    # folder of the journal
+    material: str | Path,       # folder of the clips
+    results: str | Path,        # folder of the journal
     host: str = "127.0.0.1",    # "0.0.0.0": all addresses of this machine
     port: int = 8050,           # 0: a free one
     token: str | None = None,   # in the address; None: drawn where the host is not this machine alone
-    say=print,                  # one line
+    say: Callable = print,      # one line
 ) -> StudyServer:               # not running yet: call its serve_forever
     "A server for a study, and a word about who can reach it."
     local = host in ("127.0.0.1", "localhost", "::1")
@@ -154,7 +171,7 @@ def serve_study(
                          token if token is not None else "" if local else secrets.token_hex(8))
     if not local:
         say("Warning: everybody who has this address can take part, and the connection is not encrypted. "
-                      "In an open network put a server with TLS in front of it.")
+            "In an open network put a server with TLS in front of it.")
     given = sum(len(a) for a in server.register.answers.values())
     say(f"{len(plan['seats'])} seats, {len(server.register.of)} of them taken, {given} answers so far, in "
         f"{server.register.journal.path}")

@@ -31,7 +31,7 @@ VOTE = {                            # field -> (type, least, most) of numbers, o
 
 
 def check_vote(
-    record,             # what came in, parsed from JSON
+    record: object,     # what came in, parsed from JSON
     plan: dict,         # of the study
 ) -> dict:              # the vote, with exactly the fields of VOTE
     "A vote that belongs to the plan; anything else is an InputError that says what is wrong with it."
@@ -176,7 +176,7 @@ class Register(_Seats):
                 self.journal.append(record); self._note(record)
             return self.of[assessor]
 
-    def add(self, record) -> bool:
+    def add(self, record: object) -> bool:
         "Whether the vote is new; one that is known already is left as it is."
         vote = check_vote(record, self.plan)
         with self.lock:

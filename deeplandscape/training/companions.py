@@ -6,6 +6,7 @@
 __all__ = ['COMPANIONS', 'fit_companions']
 
 # %% ../../nbs/692_companions.ipynb #5caec42d
+from collections.abc import Callable
 from pathlib import Path
 
 from ..core import InputError
@@ -22,14 +23,14 @@ COMPANIONS = ("encoder", "lighting")
 
 def fit_companions(
     G: Generator,                  # the generator
-    out,                           # folder for encoder.safetensors and lighting.safetensors
+    out: str | Path,               # folder for encoder.safetensors and lighting.safetensors
     only: str | None = None,       # "encoder" or "lighting"; None: both
     encoder_steps: int = 33_333,   # of batches of 6: the paper's 200,000 samples
     lighting_steps: int = 12_000,  # of batches of 256
     encoder_batch: int = 6,        # samples of a step
     seed: int = 0,                 # of weights and samples
-    begin_with=None,               # file of an encoder of the same sizes to go on with
-    say=print,                     # receives a sentence about each
+    begin_with: str | Path | None = None,  # file of an encoder of the same sizes to go on with
+    say: Callable = print,         # receives a sentence about each
 ) -> dict:                         # "encoder", "lighting" -> file
     "Train what a generator needs to animate photographs; interrupted, it goes on where it was."
     if only not in (None, *COMPANIONS):

@@ -7,6 +7,7 @@ __all__ = ['synthetic_batch', 'encoder_loss', 'train_encoder', 'reconstructions'
 
 # %% ../../nbs/68_encoder.ipynb #bf54705c
 import functools
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -17,15 +18,15 @@ import torch.nn.functional as F
 
 from ..core import InputError, item_generator
 from ..model.belonging import style_fingerprint
-from ..model.generator import Latents, mean_style, mix_styles
+from ..model.generator import Generator, Latents, mean_style, mix_styles
 from ..model.encoder import Encoder, EncoderConfig, save_encoder, small_encoder
 from .fit import fit, FitConfig
 
 # %% ../../nbs/68_encoder.ipynb #e54037f8
 @torch.no_grad()
 def synthetic_batch(
-    G,                      # the generator
-    seeds,                  # one integer for each sample
+    G: Generator,           # the generator
+    seeds: Sequence[int],   # one integer for each sample
     mixing: float = 0.9,    # probability of two styles in a sample
 ) -> tuple[Tensor, Tensor]:   # pictures (B, 3, R, R) in [-1, 1], their styles (B, 2N, w_dim)
     "Samples of G and the W that made them; item b depends on `seeds[b]` alone."
@@ -44,13 +45,13 @@ def synthetic_batch(
 
 # %% ../../nbs/68_encoder.ipynb #105834bf
 def encoder_loss(
-    E,                      # the encoder
-    G,                      # the generator it inverts
+    E: Encoder,             # the encoder
+    G: Generator,           # the generator it inverts
     batch: int,             # samples in a batch
     seed: int,              # of the whole run
     mixing: float = 0.9,    # probability of two styles in a sample
     reuse: int = 1,         # how often a sample is seen, on average
-):                          # loss(split, step) -> scalar tensor
+) -> Callable:              # loss(split, step) -> scalar tensor
     "The mean absolute error of W on the batch that belongs to a split and a step."
     def draw(split, number):
         seeds = torch.randint(2 ** 60, (batch,),
@@ -82,7 +83,7 @@ def start_encoder(G, config, seed, pretrained=False):
 
 # %% ../../nbs/68_encoder.ipynb #64bba8cc
 def train_encoder(
-    G,                               # the generator to invert; not changed
+    G: Generator,                    # the generator to invert; not changed
     config: EncoderConfig | None = None,   # sizes of E; None: the small one that fits G
     steps: int = 33_333,             # Adam steps
     batch: int = 6,                  # pictures in a step
@@ -124,9 +125,9 @@ def train_encoder(
 # %% ../../nbs/68_encoder.ipynb #c3919e6f
 @torch.no_grad()
 def reconstructions(
-    E,               # the encoder
-    G,               # its generator
-    seeds,           # one integer for each sample
+    E: Encoder,      # the encoder
+    G: Generator,    # its generator
+    seeds: Sequence[int],  # one integer for each sample
 ) -> tuple[Tensor, Tensor]:   # samples and what G makes of their predicted W, both (B, 3, R, R)
     "Samples of G beside G(E(sample), S) with the same noise maps."
     photo, _ = synthetic_batch(G, seeds)
@@ -136,8 +137,8 @@ def reconstructions(
 # %% ../../nbs/68_encoder.ipynb #e1a0e2ca
 @torch.no_grad()
 def measure_encoder(
-    E,                   # the encoder
-    G,                   # its generator
+    E: Encoder,          # the encoder
+    G: Generator,        # its generator
     samples: int = 64,   # how many
     seed: int = 0,       # of the samples
     batch: int = 16,     # at a time

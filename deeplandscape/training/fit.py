@@ -7,6 +7,7 @@ __all__ = ['FitConfig', 'learning_rate_at', 'save_fit', 'load_fit', 'fit']
 
 # %% ../../nbs/67_fit.ipynb #f38472fc
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, KW_ONLY
 from pathlib import Path
 
@@ -42,8 +43,8 @@ def learning_rate_at(
 # %% ../../nbs/67_fit.ipynb #ae4569db
 def save_fit(
     path: str | Path,  # file to write
-    model,         # its weights and buffers are saved
-    optimizer,     # an Adam optimiser
+    model: nn.Module,  # its weights and buffers are saved
+    optimizer: torch.optim.Optimizer,  # an Adam optimiser
     state: dict,   # step, history and what identifies the run
 ) -> None:
     "Write the state of a regression: one safetensors file, atomically."
@@ -55,14 +56,14 @@ def save_fit(
 
 def load_fit(
     path: str | Path,  # file to read
-    model,         # receives the weights
-    optimizer,     # receives Adam's moments
+    model: nn.Module,  # receives the weights
+    optimizer: torch.optim.Optimizer,  # receives Adam's moments
     about: dict | None = None,    # what identifies the run; another is refused before anything is loaded
 ) -> dict:         # the state
     "Read what `save_fit` wrote."
     tensors, state = load_tensors(path)
     if state.get("kind") != "fit":
-        raise InputError(f"{path} is no checkpoint of a regression; choose another path.")
+        raise InputError(f"{path} is not a checkpoint of a regression; choose another path.")
     if about is not None and state["about"] != about:
         raise InputError(f"{path} belongs to another run ({state['about']}); choose another path.")
     model.load_state_dict({name[6:]: t for name, t in tensors.items() if name.startswith("model.")})
@@ -81,8 +82,8 @@ def fit_step(model, optimizer, loss, step, config, recent):
     value.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     if not math.isfinite(value.item() + norm.item()):
-        raise InputError(f"The loss of step {step:,} is no finite number; the last checkpoint stays. Begin "
-                         f"anew with a lower learning rate.")
+        raise InputError(f"The loss of step {step:,} is not a finite number; the last checkpoint stays. "
+                         "Begin anew with a lower learning rate.")
     optimizer.step()
     recent.append(value.item())
 
@@ -98,7 +99,8 @@ def validate(model, loss, config, state):
 # %% ../../nbs/67_fit.ipynb #c8e2b3e9
 def fit(
     model: nn.Module,             # what is trained, in place
-    loss,   # loss(split, step) -> scalar tensor, a pure function of the weights, "train" | "val" and the step
+    # loss(split, step) -> scalar tensor, a pure function of the weights, "train" | "val" and the step
+    loss: Callable,
     config: FitConfig,            # how
     path: str | Path | None = None,  # checkpoint file; None: keep none
     resume: bool = False,         # go on from the checkpoint if there is one

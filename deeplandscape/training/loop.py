@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 import torch
 import torch.nn.functional as F
+from tqdm.auto import tqdm
 
 from ..core import InputError, item_generator, pick_device, progress
 from ..files import atomic, load_tensors, only_one, save_tensors
@@ -151,13 +153,14 @@ def changed_settings(
     unknown = [*(set(old) - known), *(set(old["generator"]) - sizes)]
     generator = GeneratorConfig(**{k: v for k, v in old["generator"].items() if k in sizes})
     theirs = TrainConfig(**{k: v for k, v in old.items() if k in known} | dict(generator=generator))
-    return [f.name for f in fields(TrainConfig) if getattr(theirs, f.name) != getattr(config, f.name)] + unknown
+    return ([f.name for f in fields(TrainConfig) if getattr(theirs, f.name) != getattr(config, f.name)]
+            + unknown)
 
 def save_checkpoint(
     path: Path,
     nets: Networks,
     counters: dict,     # seen, step, and what else shall be kept
-):
+) -> None:
     "Write a checkpoint atomically, keeping the one before."
     path = Path(path)
     with atomic(path) as temporary:
@@ -175,10 +178,12 @@ def load_checkpoint(
         try: tensors, meta = load_tensors(candidate)
         except InputError as error: print(f"{error} Trying the one before."); continue
         if changed := changed_settings(meta["config"], nets.config):
-            raise InputError(f"{candidate} was made with other settings ({', '.join(changed)}); train into another folder or use the old ones.")
+            raise InputError(f"{candidate} was made with other settings ({', '.join(changed)}); train into "
+                             "another folder or use the old ones.")
         unpack(nets, tensors)
         return {k: v for k, v in meta.items() if k not in ("kind", "config")}
-    if candidates: raise InputError(f"No checkpoint in {path.parent} can be read; move them away to start anew.")
+    if candidates:
+        raise InputError(f"No checkpoint in {path.parent} can be read; move them away to start anew.")
     return {}
 
 # %% ../../nbs/65_loop.ipynb #6c211b3c
@@ -200,27 +205,39 @@ def save_average(
     for name in f"generator_{resolution}", "generator": save_generator(out / f"{name}.safetensors", G, meta)
 
 # %% ../../nbs/65_loop.ipynb #90d77f4e
+def _is_due(every: int, before: int, seen: int, end: int) -> bool:
+    "Whether a multiple of `every` lies between `before` and `seen`, or the end is reached; 0: never."
+    return bool(every) and (seen // every > before // every or seen >= end)
+
 class Diverged(InputError):
-    "A loss or a weight is no finite number any more."
+    "A loss or a weight is no longer finite."
+    def __init__(self,
+                 seen: int,      # images trained
+                 saved: int,     # images of the last checkpoint
+                 out: Path):     # its folder
+        super().__init__(
+            f"The training has diverged: after {seen:,} images a loss is not a finite number; the checkpoint "
+            f"of {saved:,} images in {out} stays; train into another folder with lower learning rates, e.g. "
+            "from its generator.safetensors by --start.")
 
 class Stop:
     "Turns SIGINT and SIGTERM into a request that is answered after the step."
-    def __init__(self, fabric): self.fabric, self.asked, self.old = fabric, False, {}
+    def __init__(self, fabric: Fabric): self.fabric, self.asked, self.old = fabric, False, {}
 
-    def __enter__(self):
+    def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
             self.old = {s: signal.signal(s, self.ask) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         for s, handler in self.old.items(): signal.signal(s, handler)
 
-    def ask(self, number, frame) -> None:
+    def ask(self, number: int, frame: object) -> None:
         if self.asked: raise KeyboardInterrupt
         self.asked = True
         print("\nFinishing this step, then saving; once more to stop at once.", file=sys.stderr, flush=True)
 
-    def __call__(self, logs):
+    def __call__(self, logs: dict) -> tuple:
         "Whether any process was asked to stop, and the mean over the processes of what a step logs."
         if self.fabric.world_size == 1: return self.asked, logs
         values = torch.stack([torch.tensor(float(self.asked), device=self.fabric.device), *logs.values()])
@@ -241,35 +258,37 @@ class Course:
     card: dict | None
     saved: int = 0                   # images of the last checkpoint
 
-    def check(self, before, logs, ends=False):
+    def check(self, before: int, logs: dict, ends: bool = False) -> None:
         "Stop before numbers that are not finite are written over good ones."
-        due = ends or self.due("checkpoint", before) or stage(self.nets.config, self.seen).level > stage(self.nets.config, before).level
-        watched = [*logs.values()] if due or self.nets.fabric.device.type == "cpu" else []       # elsewhere it would wait for the device each time
+        due = (ends or self.due("checkpoint", before)
+               or stage(self.nets.config, self.seen).level > stage(self.nets.config, before).level)
+        watched = [*logs.values()] if due or self.nets.fabric.device.type == "cpu" else []  # no GPU waits
         weights = [p for part in self.nets.parts.values() for p in part.parameters()] if due else []
         if all(bool(torch.isfinite(value).all()) for value in (*watched, *weights)): return
-        raise Diverged(f"The training has diverged: after {self.seen:,} images a loss is no finite number; the checkpoint of {self.saved:,} images in {self.out} "
-                       "stays; train into another folder with lower learning rates, e.g. from its generator.safetensors by --start.")
+        raise Diverged(self.seen, self.saved, self.out)
 
-    def due(self, what, before):
-        return self.every[what] and (self.seen // self.every[what] > before // self.every[what] or self.seen >= self.end)
+    def due(self, what: str, before: int) -> bool:
+        return _is_due(self.every[what], before, self.seen, self.end)
 
-    def save(self):
+    def save(self) -> None:
         save_checkpoint(self.out / "checkpoint.safetensors", self.nets,
                         dict(seen=self.seen, step=self.step, sums=self.monitor.state()))
         self.saved = self.seen
 
-    def write(self, before):
+    def write(self, before: int) -> None:
         "What is due between `before` and now."
         now, next_ = stage(self.nets.config, before), stage(self.nets.config, self.seen)
         average = lambda: save_average(self.out, self.nets, self.seen, self.step, now, self.card)
         jobs = [("sample", lambda: self.monitor.report(self.nets.G_ema, self.seen, self.step, now)),
-                ("video", lambda: self.monitor.video(self.nets.G_ema, self.seen, now)), ("checkpoint", self.save), ("checkpoint", average)]
-        jobs = [job for what, job in jobs if self.due(what, before)] + ([average] if next_.level > now.level and not self.due("checkpoint", before) else [])
+                ("video", lambda: self.monitor.video(self.nets.G_ema, self.seen, now)),
+                ("checkpoint", self.save), ("checkpoint", average)]
+        jobs = ([job for what, job in jobs if self.due(what, before)]
+                + ([average] if next_.level > now.level and not self.due("checkpoint", before) else []))
         for job in jobs if self.monitor else []:
             try: job()
             except (InputError, OSError) as error:
                 if self.seen >= self.end: raise
-                print(f"{self.seen:,} images: {error} Training goes on and tries again later.", file=sys.stderr, flush=True)
+                print(f"{self.seen:,} images: {error} Training goes on and tries later.", file=sys.stderr)
 
 # %% ../../nbs/65_loop.ipynb #1bac7d36
 def begin(
@@ -291,13 +310,13 @@ def begin(
                          f"all of them see.")
     return nets, state
 
-def aside(nets):
+def aside(nets: Networks) -> contextlib.AbstractContextManager:
     "Graphs are not recorded on the default stream: another one for the training; nothing without graphs."
     if not isinstance(nets.run, Graphs): return contextlib.nullcontext()
     torch.cuda.synchronize()
     return torch.cuda.stream(torch.cuda.Stream())
 
-def advance(course, sources, bar, stop) -> None:
+def advance(course: Course, sources: Sources, bar: tqdm, stop: Stop) -> None:
     "Take a step, check it and write what is due; asked to stop, save and end."
     before = course.seen
     logs, course.seen = train_step(course.nets, sources, before, course.step)
@@ -318,14 +337,14 @@ def advance(course, sources, bar, stop) -> None:
 def train(
     config: TrainConfig,
     sources: Sources,
-    out,                            # folder for checkpoint, log and samples
+    out: str | Path,                # folder for checkpoint, log and samples
     resume: bool = True,            # go on where a checkpoint in `out` stands
     until: int | None = None,       # stop after so many images; None: the whole schedule
     checkpoint_every: int = 20_000, # images
     sample_every: int = 20_000,     # images
     fabric: Fabric | None = None,   # device, precision, processes; launched
     card: dict | None = None,       # what the model card says about the data
-    segment=None,                   # images -> shares of static, sky, water: effects are measured by region
+    segment: Callable | None = None,  # images -> shares of static, sky, water: effects are measured by region
     video_every: int | None = None, # images; None: no sample videos
     live: bool | None = None,       # draw the course in place; None: in notebooks
     graphs: bool | None = None,     # replay recorded updates; None: on a single GPU

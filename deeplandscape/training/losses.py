@@ -9,6 +9,7 @@ __all__ = ['r1_penalty', 'item_seeds', 'item_numbers', 'draw_alike', 'draw_laten
 
 # %% ../../nbs/62_losses.ipynb #e3681b9d
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,16 +92,16 @@ class Sources:
     stills: list        # for D_st
     clips: list         # for D_dyn
 
-    def draw(self, batch, source, resolution, seeds):
+    def draw(self, batch: int, source: int, resolution: int, seeds: Sequence[int]) -> Tensor:
         return torch.cat([batch(source, resolution, 1, torch.Generator().manual_seed(seed))
                           for seed in seeds])
 
-    def real(self, frames, resolution, seeds):
+    def real(self, frames: int, resolution: int, seeds: Sequence[int]) -> Tensor:
         "A real image (B, 1, 3, R, R) or a real pair (B, 2, 3, R, R) for each seed."
         if frames == 1: return self.draw(still_batch, self.stills, resolution, seeds)[:, None]
         return self.draw(pair_batch, self.clips, resolution, seeds)
 
-    def crops(self, resolution, seeds):
+    def crops(self, resolution: int, seeds: Sequence[int]) -> Tensor:
         "Crop pairs, which play fakes: (B, 2, 3, R, R)."
         return self.draw(crop_pair_batch, self.clips, resolution, seeds)
 
@@ -140,7 +141,7 @@ def update_discriminator(
     frames: int,          # 1: D_st, 2: D_dyn
     penalise: bool,       # with R1
     real: Tensor,         # (B, frames, 3, R, R)
-    fake,                 # the same, or what `draw_fakes` drew
+    fake: Tensor | tuple,  # the same, or what `draw_fakes` drew
 ) -> dict:
     "Update D_st or D_dyn once; returns its losses and mean scores."
     config, fabric, D = nets.config, nets.fabric, nets.D[frames - 1]

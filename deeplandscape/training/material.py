@@ -11,7 +11,10 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from ..core import InputError
 from ..files import atomic
@@ -25,10 +28,10 @@ from .losses import Sources
 
 # %% ../../nbs/70_material.ipynb #7978f882
 def literal(
-    config,        # a frozen dataclass
+    config: object,  # a frozen dataclass
     name: str,     # of its field
     text: str,     # the value as written
-):                 # of the kind that the field holds
+) -> object:       # of the kind that the field holds
     "A value as written, checked against the kind of value that the field holds."
     now, annotation = getattr(config, name), str({f.name: f.type for f in dataclasses.fields(config)}[name])
     try: value = ast.literal_eval(text)
@@ -48,9 +51,9 @@ def literal(
 
 # %% ../../nbs/70_material.ipynb #288e9e49
 def with_settings(
-    config,             # a frozen dataclass
+    config: object,     # a frozen dataclass
     settings: list,     # "name=value" strings; a dot enters a nested dataclass
-):                      # the same kind of dataclass
+) -> object:            # the same kind of dataclass
     "The configuration with some fields replaced; values are Python literals."
     for text in settings:
         name, equals, value = (part.strip() for part in text.partition("="))
@@ -60,7 +63,7 @@ def with_settings(
         if head not in known:
             raise InputError(f"There is no setting {head!r}; the settings are {', '.join(known)}.")
         if dot and not dataclasses.is_dataclass(now):
-            raise InputError(f"{head} has no parts, so {name} is no setting; write {head}={now}.")
+            raise InputError(f"{head} has no parts, so {name} is not a setting; write {head}={now}.")
         if not dot and dataclasses.is_dataclass(now):
             raise InputError(
                 f"{head} has parts; set one of them, e.g. {head}.{dataclasses.fields(now)[0].name}={value}.")
@@ -68,7 +71,7 @@ def with_settings(
         try: config = dataclasses.replace(config, **{head: new})
         except (TypeError, ValueError) as error:
             if isinstance(error, InputError): raise
-            raise InputError(f"{value} is no value for {head}, which is now {now}.") from None
+            raise InputError(f"{value} is not a value of {head}, which is now {now}.") from None
     return config
 
 # %% ../../nbs/70_material.ipynb #06b36ed8
@@ -98,9 +101,9 @@ def look_at(
 
 # %% ../../nbs/70_material.ipynb #fc80249d
 def remember_data(
-    out,             # folder of the training
+    out: str | Path,  # folder of the training
     resume: bool,    # whether it goes on from a checkpoint there
-    **given,         # photos, clips, scenes and so on, as the user gave them
+    **given: object,  # photos, clips, scenes and so on, as the user gave them
 ) -> None:
     "Refuse to go on with other data than a training began with; keep a record of those it begins with."
     path = Path(out) / "data.json"
@@ -121,9 +124,9 @@ def open_material(
     photos: list,         # folders of photographs or stores, PATH or PATH:WEIGHT
     clips: list,          # folders of clips or stores, PATH or PATH:WEIGHT
     scenes: int,          # scenes to render where there are no clips
-    out,                  # folder in which stores are made
+    out: str | Path,      # folder in which stores are made
     sizes: list,          # levels that are needed, px
-    say=print,            # what is told about each store goes here
+    say: Callable = print,  # what is told about each store goes here
 ) -> tuple[list, list]:   # stills and clips, each [(Store, weight), ...]
     "Stills and clips to train on, and a word about each store."
     look_at(photos, clips, scenes)
@@ -140,9 +143,9 @@ def place_material(
     still: list,       # [(Store, weight), ...]
     moving: list,      # the same, of clips
     sizes: list,       # levels that are needed, px
-    device,            # where the training runs
+    device: str | torch.device,  # where the training runs
     mirror: float,     # share of pairs made of photographs whose sky is mirrored
-    segment,           # images -> (B, 3, H, W), static, sky, water; needed for mirrored skies
+    segment: Callable,  # images -> (B, 3, H, W), static, sky, water; needed for mirrored skies
 ) -> Sources:          # or its counterpart on the device
     "Sources that read from the stores, or from the device where there is room or skies are mirrored."
     resident = mirror or fits(still, moving, sizes, device)

@@ -12,9 +12,11 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -25,6 +27,7 @@ from ..files import atomic
 from ..media import image_grid, save_image, write_video
 from ..model.generator import Generator, Latents
 from ..metrics.effects import drift, latent_effects, LATENTS, real_changes
+from .schedule import Stage
 
 # %% ../../nbs/64_monitor.ipynb #555c9c7e
 @torch.no_grad()
@@ -47,7 +50,7 @@ def preview_video(
     alpha: float = 1.0,         # its weight
     n: int = 8,                 # samples
     frames: int = 48,
-):                              # yields (3, H, W)
+) -> Tensor:                    # yields (3, H, W)
     "Frames in which the dynamic maps drift by half a width and the light changes."
     device = next(G.parameters()).device
     a, b = (Latents.sample(G.config, range(s, s + n), level, device) for s in (0, n))
@@ -58,7 +61,7 @@ def preview_video(
 
 # %% ../../nbs/64_monitor.ipynb #17c4834f
 def read_log(
-    path,               # log.jsonl
+    path: str | Path,   # log.jsonl
 ) -> list[dict]:
     "The lines of a log; none when there is no file, damaged ones left out."
     lines = []
@@ -68,49 +71,56 @@ def read_log(
     return [line for line in lines if isinstance(line, dict)]
 
 def rewind_log(
-    path,         # log.jsonl
+    path: str | Path,  # log.jsonl
     seen: int,    # images seen at the checkpoint
-):
+) -> None:
     "Cut off what a log says about images after `seen`."
     lines = read_log(path)
     if Path(path).is_file():
-        with atomic(path) as partial: partial.write_text("".join(json.dumps(line) + "\n" for line in lines if line.get("seen", 0) <= seen))
+        with atomic(path) as partial:
+            partial.write_text("".join(json.dumps(line) + "\n"
+                                       for line in lines if line.get("seen", 0) <= seen))
 
 # %% ../../nbs/64_monitor.ipynb #bfeb740f
 def _gan_findings(now, before):
-    "Warnings about losses, scores and R1: `now` is the last line, `before` the earlier ones of its resolution."
+    """Warnings about losses, scores and R1: `now` is the last line, `before` the earlier ones of its
+    resolution."""
     for which, name in ("st", "D_st"), ("dyn", "D_dyn"):
         loss, g, r1 = (now.get(f"{k}_{which}") for k in ("D_loss", "G_loss", "r1"))
         if loss is not None and g is not None and loss < 0.15 and g > 4:
-            yield (f"discriminator_won_{which}", f"{name} has won: its loss is {loss:.2f} and G's {g:.1f}, so G learns next to nothing. "
+            yield (f"discriminator_won_{which}",
+                   f"{name} has won: its loss is {loss:.2f} and G's {g:.1f}, so G learns next to nothing. "
                    "Raise r1_gamma or lower the learning rate, and go back to an earlier checkpoint.")
         past = [line[f"r1_{which}"] for line in before if f"r1_{which}" in line]
         if r1 is not None and len(past) >= 2 and r1 > max(1.0, 10 * median(past)):
-            yield (f"r1_exploding_{which}", f"R1 of {name} explodes: {r1:.3g}, ten times what it was ({median(past):.3g}). "
-                   "Lower the learning rate or raise r1_gamma.")
+            yield (f"r1_exploding_{which}", f"R1 of {name} explodes: {r1:.3g}, ten times what it was "
+                   f"({median(past):.3g}). Lower the learning rate or raise r1_gamma.")
 
 def _latent_findings(now, before):
     "Warnings about what the latents do."
     clouds, settled = now.get("real_clouds_moving", 0.0), now.get("alpha", 1) >= 1
-    scenes, best = now.get("effect_z_st"), max((line.get("effect_z_st", 0) for line in before if line.get("alpha", 1) >= 1), default=0)
+    scenes, best = now.get("effect_z_st"), max((line.get("effect_z_st", 0)
+                                                for line in before if line.get("alpha", 1) >= 1), default=0)
     if scenes is not None and settled and (scenes < 0.05 or scenes < best / 3):
         yield ("collapse", f"G collapses: other static latents change the picture by {scenes:.3f} only. "
                "Go back to an earlier checkpoint with a lower learning rate.")
     moving, static = (now.get(f"effect_S_dyn_{w}") for w in ("moving", "static"))
     whole = now.get("effect_S_dyn")
     if settled and now.get("resolution", 64) >= 32:
-        if (moving is not None and moving < max(0.005, 0.2 * clouds)) or (moving is None and whole is not None and whole < 0.005):
+        if ((moving is not None and moving < max(0.005, 0.2 * clouds))
+            or (moving is None and whole is not None and whole < 0.005)):
             what, change = ("the picture", whole) if moving is None else ("sky and water", moving)
             yield ("S_dyn_dead", f"S_dyn is hardly used: it changes {what} by {change:.3f}"
                    + (f" where other clouds differ by {clouds:.3f}" if clouds else "")
                    + ". Show it more contrast in what moves, or keep the proportion of pairs lower.")
         if moving is not None and static > 0.01 and moving < 1.5 * static:
-            yield ("static_leak_S_dyn", f"The land moves: S_dyn changes static regions by {static:.3f}, sky and water by {moving:.3f}. "
-                   "More pairwise steps, crop pairs and longer training keep it still.")
+            yield ("static_leak_S_dyn",
+                   f"The land moves: S_dyn changes static regions by {static:.3f}, sky and water by "
+                   f"{moving:.3f}. More pairwise steps, crop pairs and longer training keep it still.")
         structure, usual = now.get("effect_z_dyn_structure"), now.get("real_light_structure", 0.3)
         if structure is not None and structure > usual + 0.3:
-            yield ("static_leak_z_dyn", f"z_dyn rebuilds the land: its structure changes by {structure:.2f}, by {usual:.2f} under another light in reality. "
-                   "More pairwise steps keep it still.")
+            yield ("static_leak_z_dyn", f"z_dyn rebuilds the land: its structure changes by {structure:.2f}, "
+                   f"by {usual:.2f} under another light in reality. More pairwise steps keep it still.")
 
 # %% ../../nbs/64_monitor.ipynb #95628cf8
 def diagnose(
@@ -120,20 +130,23 @@ def diagnose(
     if not lines: return {}
     now = lines[-1]
     bad = [k for k, v in now.items() if isinstance(v, float) and not math.isfinite(v)]
-    if bad: return {"not_a_number": f"{', '.join(bad[:3])} {'is' if len(bad) == 1 else 'are'} not finite: the weights are lost. "
-                                    "Go back to an earlier checkpoint with a lower learning rate."}
+    if bad:
+        return {"not_a_number": f"{', '.join(bad[:3])} {'is' if len(bad) == 1 else 'are'} not finite: the "
+                "weights are lost. Go back to an earlier checkpoint with a lower learning rate."}
     before = [line for line in lines[:-1] if line.get("resolution") == now.get("resolution")]
     return {**dict(_gan_findings(now, before)), **dict(_latent_findings(now, before))}
 
 # %% ../../nbs/64_monitor.ipynb #59ae7982
 def course_figure(
     lines: list[dict],      # of the log
-    picture=None,           # array (H, W, 3), shown beside the curves
+    picture: np.ndarray | None = None,  # array (H, W, 3), shown beside the curves
 ) -> Figure:
     "Losses and effects over the images seen, and the newest samples."
     figure = Figure(figsize=(12, 2.8) if picture is not None else (8, 2.4), dpi=70, layout="constrained")
-    axes = figure.subplots(1, 3 if picture is not None else 2, width_ratios=[1, 1, 1.6] if picture is not None else None)
-    for ax, keys in ((axes[0], ("D_loss_st", "G_loss_st", "D_loss_dyn", "G_loss_dyn")), (axes[1], tuple(f"effect_{n}" for n in LATENTS))):
+    axes = figure.subplots(1, 3 if picture is not None else 2,
+                           width_ratios=[1, 1, 1.6] if picture is not None else None)
+    for ax, keys in ((axes[0], ("D_loss_st", "G_loss_st", "D_loss_dyn", "G_loss_dyn")),
+                     (axes[1], tuple(f"effect_{n}" for n in LATENTS))):
         for key in keys:
             points = [(line["seen"] / 1000, line[key]) for line in lines if key in line]
             if points: ax.plot(*zip(*points), label=key.removeprefix("effect_"), lw=1.2)
@@ -144,12 +157,12 @@ def course_figure(
 
 class LiveView:
     "A figure in the notebook that follows the training in a folder."
-    def __init__(self, out):     # out: folder of a training
+    def __init__(self, out: str | Path):     # out: folder of a training
         from IPython.display import display
         self.out, self.handle = Path(out), display(course_figure([]), display_id=True)
 
-    def update(self):
-        "Draw the log and the newest picture anew, with the doctor's findings printed as the title."
+    def update(self) -> None:
+        "Draw the log and the newest picture anew, with what the diagnostics find as the title."
         lines, pictures = read_log(self.out / "log.jsonl"), sorted(self.out.glob("samples_*.png"))
         figure = course_figure(lines, Image.open(pictures[-1]).convert("RGB") if pictures else None)
         findings = diagnose(lines)
@@ -164,9 +177,9 @@ def in_notebook() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 def event_writer(
-    out,          # folder of the training
+    out: str | Path,  # folder of the training
     step: int,    # events of this step and later ones are written anew
-):                # SummaryWriter, or None without TensorBoard
+) -> object:      # SummaryWriter, or None without TensorBoard
     "TensorBoard's writer, where the package is installed."
     if importlib.util.find_spec("tensorboard") is None: return None
     from torch.utils.tensorboard import SummaryWriter
@@ -175,43 +188,47 @@ def event_writer(
 # %% ../../nbs/64_monitor.ipynb #e0bb353f
 class Monitor:
     "Writes log.jsonl, sample grids, videos and TensorBoard events of a training into its folder."
-    def __init__(self,
-                 out,                 # folder
-                 segment=None,        # images -> shares of static, sky, water; None: effects on whole pictures only
+    def __init__(self, out: str | Path,   # folder
+                 segment: Callable | None = None,  # images -> static, sky, water; None: whole images only
                  seen: int = 0,       # where the training begins
                  step: int = 0,
                  sums: dict = {},     # name -> [count, sum], from a checkpoint
                  live: bool = False): # draw in the notebook
         self.out, self.segment, self.since, self.real = Path(out), segment, time.time(), {}
-        self.sums = {name: [count, torch.tensor(total, dtype=torch.float64)] for name, (count, total) in sums.items()}
+        self.sums = {name: [count, torch.tensor(total, dtype=torch.float64)]
+                     for name, (count, total) in sums.items()}
         rewind_log(self.out / "log.jsonl", seen)
         self.events, self.view, self.told = event_writer(out, step), LiveView(out) if live else None, set()
 
-    def add(self, logs):
+    def add(self, logs: dict) -> None:
         "Count in what one step reports, without waiting for the device."
         for name, value in logs.items():
             count, total = self.sums.get(name, (0, 0.0))
-            self.sums[name] = [count + 1, total + (value if value.device.type == "mps" else value.double())]     # mps has no double
+            value = value if value.device.type == "mps" else value.double()     # mps has no double
+            self.sums[name] = [count + 1, total + value]
 
-    def state(self): return {name: [count, total.item()] for name, (count, total) in self.sums.items()}
+    def state(self) -> dict: return {name: [n, total.item()] for name, (n, total) in self.sums.items()}
 
-    def measure(self, G, now):
+    def measure(self, G: Generator, now: Stage) -> dict:
         "Effects of the latents, and of real changes at the same resolution."
         size = G.config.size(now.level)
         if self.segment and size not in self.real:
-            self.real[size] = {f"real_{k}_{w}": v for k, row in real_changes(size, 32).items() for w, v in row.items()}
+            self.real[size] = {f"real_{k}_{w}": v for k, row in real_changes(size, 32).items()
+                               for w, v in row.items()}
         effects = latent_effects(G, now.level, now.alpha, segment=self.segment)
-        return {f"effect_{k}": round(v, 5) for k, v in effects.items()} | {k: round(v, 5) for k, v in self.real.get(size, {}).items()}
+        return ({f"effect_{k}": round(v, 5) for k, v in effects.items()}
+                | {k: round(v, 5) for k, v in self.real.get(size, {}).items()})
 
-    def report(self, G, seen, step, now):
-        "Write a line and a picture, and say what the doctor finds for the first time."
+    def report(self, G: Generator, seen: int, step: int, now: Stage) -> None:
+        "Write a line and a picture, and say what the diagnostics find for the first time."
         means = {k: round(total / count, 5) for k, (count, total) in self.state().items()}
-        line = dict(seen=seen, step=step, resolution=G.config.size(now.level), alpha=round(now.alpha, 4), pairs=round(now.pairs, 4),
-                    seconds=round(time.time() - self.since, 1), **means, **self.measure(G, now))
+        line = dict(seen=seen, step=step, resolution=G.config.size(now.level), alpha=round(now.alpha, 4),
+                    pairs=round(now.pairs, 4), seconds=round(time.time() - self.since, 1),
+                    **means, **self.measure(G, now))
         self.sums, self.since = {}, time.time()
         write_training_report(self, line, preview(G, now.level, now.alpha))
 
-    def video(self, G, seen, now):
+    def video(self, G: Generator, seen: int, now: Stage) -> None:
         "Write the sample video."
         write_video(preview_video(G, now.level, now.alpha), self.out / f"video_{seen:08d}.mp4", 24)
 
@@ -220,8 +237,9 @@ def write_training_report(
     monitor: Monitor,
     line: dict,         # of the log
     picture: Tensor,    # (3, H, W)
-):
-    "A line of the log, the sample grid, TensorBoard events, the live view; new findings of the doctor are printed."
+) -> None:
+    """A line of the log, the sample grid, TensorBoard events, the live view; new findings of the doctor are
+    printed."""
     with open(monitor.out / "log.jsonl", "a") as log: log.write(json.dumps(line) + "\n")
     save_image(picture, monitor.out / f"samples_{line['seen']:08d}.png")
     if monitor.events:
@@ -230,5 +248,6 @@ def write_training_report(
         monitor.events.flush()
     if monitor.view: monitor.view.update()
     findings = diagnose(read_log(monitor.out / "log.jsonl"))
-    for name in findings.keys() - monitor.told: progress(0, disable=True).write(f"{line['seen']:,} images: {findings[name]}", file=sys.stderr)
+    for name in findings.keys() - monitor.told:
+        progress(0, disable=True).write(f"{line['seen']:,} images: {findings[name]}", file=sys.stderr)
     monitor.told |= findings.keys()

@@ -9,6 +9,7 @@ __all__ = ['leaves', 'mapped', 'Graphs', 'make_adam', 'give_rates', 'check_batch
 # %% ../../nbs/61_networks.ipynb #a2078830
 import copy
 import gc
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -24,14 +25,14 @@ from .schedule import Stage, TrainConfig, at, training_phases
 
 # %% ../../nbs/61_networks.ipynb #3bb0ac18
 def leaves(
-    given,      # a tensor, `Latents`, or tuples and lists of these
+    given: Tensor | Latents | tuple | list,  # a tensor, `Latents`, or tuples and lists of these
 ) -> list[Tensor]:
     "All tensors in it, in order."
     if isinstance(given, Tensor): return [given]
     return [t for part in (vars(given).values() if isinstance(given, Latents) else given)
             for t in leaves(part)]
 
-def mapped(f, given):
+def mapped(f: Callable, given: Tensor | Latents | tuple | list) -> Tensor | Latents | tuple | list:
     "The same structure with f applied to each tensor."
     if isinstance(given, Tensor): return f(given)
     if isinstance(given, Latents): return Latents(*(mapped(f, part) for part in vars(given).values()))
@@ -44,7 +45,7 @@ class Graphs:
 
     def __init__(self): self.calls, self.recorded, self.level, self.pool = {}, {}, None, None
 
-    def __call__(self, update, nets, now, *given):
+    def __call__(self, update: Callable, nets: "Networks", now: Stage, *given: object) -> object:
         "`update(nets, now, *options, *tensors)`."
         options = tuple(g for g in given if isinstance(g, (int, bool)))
         tensors = [torch.tensor(now.alpha, device=nets.fabric.device), *given[len(options):]]
@@ -61,7 +62,7 @@ class Graphs:
         graph.replay()
         return {name: value.clone() for name, value in logs.items()}     # the next graph may use their place
 
-    def record(self, call, tensors):
+    def record(self, call: Callable, tensors: Sequence[Tensor]) -> tuple:
         "Record a call (nothing is computed): the graph, where its inputs lie, and what it returns."
         tensors = mapped(torch.clone, tensors)
         torch.cuda.synchronize()
@@ -87,7 +88,7 @@ def make_adam(
     return torch.optim.Adam(own, betas=betas, fused=True, capturable=torch.device(device).type == "cuda")
 
 def give_rates(
-    optimizer,
+    optimizer: torch.optim.Optimizer,
     lr: float,      # of what has relative rate 1
 ) -> None:
     "Give every group its share of the rate, in place where it lies on the device: a graph reads it there."
@@ -129,8 +130,7 @@ def projected_discriminators(
 # %% ../../nbs/61_networks.ipynb #1a8a552b
 class Networks:
     "The three networks, the running average of G, and their optimisers."
-    def __init__(self,
-                 config: TrainConfig,
+    def __init__(self, config: TrainConfig,
                  fabric: Fabric,         # device, precision, processes
                  graphs: bool = False):  # record the updates as CUDA graphs
         self.config, self.fabric = config, fabric
@@ -147,30 +147,35 @@ class Networks:
         self.G_ema = place(copy.deepcopy(G).requires_grad_(False).eval())
         self.G, self.D, self.P = place(G), tuple(map(place, D)), place(P)
         for block in G.blocks if config.projected else (): block.fused = True     # G is differentiated once
-        moving = [p for name, p in G.blocks.named_parameters() if config.projected and ("noise_dyn" in name or "gate" in name)]
-        others = [p for p in (*G.blocks.parameters(), *G.to_rgb.parameters()) if all(p is not q for q in moving)]
-        groups = [dict(params=params, relative=relative) for params, relative in
-                  ((others, 1.0), (list(G.mapping.parameters()), config.mapping_lr), (moving, 1.0)) if params]
+        moving = [p for name, p in G.blocks.named_parameters() if config.projected
+                  and ("noise_dyn" in name or "gate" in name)]
+        others = [p for part in (G.blocks, G.to_rgb) for p in part.parameters()
+                  if all(p is not q for q in moving)]
+        groups = (others, 1.0), (list(G.mapping.parameters()), config.mapping_lr), (moving, 1.0)
         adam = lambda groups: fabric.setup_optimizers(make_adam(groups, config.betas, fabric.device))
-        self.G_opt = adam(groups)
+        self.G_opt = adam([dict(params=params, relative=relative) for params, relative in groups if params])
         self.D_opt = tuple(adam([dict(params=list(d.parameters()), relative=1.0)]) for d in self.D)
-        self.P_opt = adam([dict(params=list(P.parameters()), relative=config.projected.head_lr)]) if len(P) else None
+        self.P_opt = adam([dict(params=[*P.parameters()], relative=config.projected.head_lr)]) if P else None
 
     @property
-    def parts(self): return dict(G=self.G, G_ema=self.G_ema, D_st=self.D[0], D_dyn=self.D[1], P=self.P)
+    def parts(self) -> dict:
+        return dict(G=self.G, G_ema=self.G_ema, D_st=self.D[0], D_dyn=self.D[1], P=self.P)
     @property
-    def optimizers(self):
-        return dict(G=self.G_opt, D_st=self.D_opt[0], D_dyn=self.D_opt[1]) | (dict(P=self.P_opt) if self.P_opt else {})
+    def optimizers(self) -> dict:
+        heads = dict(P=self.P_opt) if self.P_opt else {}
+        return dict(G=self.G_opt, D_st=self.D_opt[0], D_dyn=self.D_opt[1]) | heads
 
-    def set_lr(self, now: Stage):
+    def set_lr(self, now: Stage) -> None:
         "Give every optimiser the scheduled rate, each group relative to it."
-        if self.P_opt: self.G_opt.param_groups[-1]["relative"] = self.config.projected.dynamics_lr if now.projected else 1.0
+        if self.P_opt:
+            dynamics_lr = self.config.projected.dynamics_lr
+            self.G_opt.param_groups[-1]["relative"] = dynamics_lr if now.projected else 1.0
         for optimizer in self.optimizers.values(): give_rates(optimizer, now.lr)
 
 # %% ../../nbs/61_networks.ipynb #57be816c
 def update(
     nets: Networks,
-    optimizer,        # one of nets.G_opt, nets.D_opt
+    optimizer: torch.optim.Optimizer,  # one of nets.G_opt, nets.D_opt
     loss: Tensor,     # mean over this process' share of the batch
 ) -> None:
     "One step down the gradient of the mean loss over all processes."

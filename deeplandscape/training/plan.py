@@ -8,6 +8,7 @@ __all__ = ['step_cost', 'Noise', 'measured_seconds', 'projected_cost', 'expected
 # %% ../../nbs/66_plan.ipynb #9137a301
 import functools
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lightning.fabric import Fabric
@@ -83,9 +84,10 @@ def step_cost(
 # %% ../../nbs/66_plan.ipynb #8b916a8e
 class Noise:
     "Random pictures in place of real ones."
-    def real(self, frames, resolution, seeds):
+    def real(self, frames: int, resolution: int, seeds: Sequence[int]) -> torch.Tensor:
         return torch.randn(len(seeds), frames, 3, resolution, resolution)
-    def crops(self, resolution, seeds): return self.real(2, resolution, seeds)
+    def crops(self, resolution: int, seeds: Sequence[int]) -> torch.Tensor:
+        return self.real(2, resolution, seeds)
 
 def measured_seconds(
     nets: Networks,

@@ -14,10 +14,11 @@ from torch import Tensor
 import torch.nn.functional as F
 from torch.nn.utils import parametrize
 
-from ..model.projected import augment
-from .losses import average_weights, draw_fakes, item_seeds, make_fakes
+from ..model.projected import augment, ProjectedDiscriminators
+from .losses import average_weights, draw_fakes, item_seeds, make_fakes, Sources
 from .networks import Networks, update
-from .schedule import at, level_entries
+from .schedule import at, level_entries, Stage
+
 
 # %% ../../nbs/63_projected.ipynb #02a50259
 def hinge(
@@ -63,8 +64,8 @@ def land_losses(
 # %% ../../nbs/63_projected.ipynb #1ccf3f0f
 def draw_projected(
     nets: Networks,
-    sources,                      # of real images
-    now,                          # the stage of the schedule
+    sources: Sources,             # of real images
+    now: Stage,                   # the stage of the schedule
     generator: torch.Generator,   # of the step
 ) -> tuple:                       # latents of the fakes, real images, numbers for the augmentation
     "Draw a batch: stills, and in a step with pairs also real pairs and sometimes crop pairs."
@@ -98,7 +99,7 @@ def views(nets, D, images):
 # %% ../../nbs/63_projected.ipynb #37019091
 def heads_loss(
     nets: Networks,
-    D,                  # ProjectedDiscriminators of this resolution
+    D: ProjectedDiscriminators,  # ProjectedDiscriminators of this resolution
     fake: tuple,        # mixed features and images of the fakes, cut off from G
     real: tuple,        # stills; with pairs: real pairs, and perhaps crop pairs, which play fakes
 ) -> dict[str, Tensor]:
@@ -114,10 +115,10 @@ def heads_loss(
 # %% ../../nbs/63_projected.ipynb #46ac7bed
 def generator_loss(
     nets: Networks,
-    D,                      # ProjectedDiscriminators of this resolution
+    D: ProjectedDiscriminators,  # ProjectedDiscriminators of this resolution
     fake: tuple,            # mixed features and augmented images
     images: Tensor,         # (B, 3, R, R) as G made them
-    same_light,             # (B / 2,), or None without pairs
+    same_light: Tensor | None,  # (B / 2,), or None without pairs
 ) -> tuple[Tensor, dict]:   # the loss, what to log
     "What G minimises: minus the logits, the bound, and with pairs the land losses."
     config = nets.config.projected
@@ -140,7 +141,7 @@ def generator_loss(
 # %% ../../nbs/63_projected.ipynb #45cc9c3d
 def update_projected(
     nets: Networks,
-    now,
+    now: Stage,
     learn: bool,        # G too, not only the heads
     drawn: tuple,       # of `draw_fakes`
     real: tuple,        # (B, 3, R, R) each: stills, real pairs, crop pairs
@@ -175,8 +176,8 @@ def update_projected(
 @torch.no_grad()
 def enter_projected(
     nets: Networks,
-    sources,
-    now,
+    sources: Sources,
+    now: Stage,
 ) -> None:
     "Scale the mixing on real images, and give a new block of G a gentle start."
     size, seed = nets.config.generator.size(now.level), nets.config.seed
@@ -194,8 +195,8 @@ def enter_projected(
 # %% ../../nbs/63_projected.ipynb #f6c7343c
 def projected_step(
     nets: Networks,
-    sources,
-    now,
+    sources: Sources,
+    now: Stage,
     generator: torch.Generator,   # of the step
 ) -> dict:                        # what to log
     "Draw a batch and update both discriminators and G once."

@@ -17,9 +17,9 @@ from ..model.projected import ProjectedConfig
 # %% ../../nbs/60_schedule.ipynb #24bce444
 def check_table(
     name: str,     # of the setting, for the message
-    table,         # ((resolution, value), ...), rising
+    table: tuple,  # ((resolution, value), ...), rising
 ) -> None:
-    "Refuse what is no table of resolutions and values."
+    "Refuse what is not a table of resolutions and values."
     number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v < float("inf")
     pair = lambda row: isinstance(row, tuple) and len(row) == 2 and isinstance(row[0], int) and number(row[1])
     if not (isinstance(table, tuple) and table and all(map(pair, table))
@@ -29,8 +29,11 @@ def check_table(
     if name == "batch" and not all(isinstance(v, int) and v >= 1 for _, v in table):
         raise InputError(f"batch has whole numbers of at least 1, not {table!r}.")
 
-def check_values(config) -> None:
-    "Check the tables and the shares of a configuration."
+def check_values(config: "TrainConfig") -> None:
+    "Check the tables, the shares and the choices of a configuration."
+    if config.average_starts not in ("live", "initial"):
+        raise InputError(f"average_starts is 'live' or 'initial', not {config.average_starts!r}.")
+    if config.r1_every < 1: raise InputError(f"r1_every is at least 1, not {config.r1_every}.")
     for name in "fade_images", "stable_images", "batch", "lr", "ema", "r1_gamma":
         check_table(name, getattr(config, name))
     if config.projected:
@@ -41,10 +44,10 @@ def check_values(config) -> None:
 
 def check_shares(
     name: str,      # of the setting, for the message
-    shares,         # a tuple
+    shares: tuple,  # a tuple
     count: int,     # how many there are
 ) -> None:
-    "Refuse what are no shares between 0 and 1."
+    "Refuse what are not shares between 0 and 1."
     good = (isinstance(shares, tuple) and len(shares) == count
             and all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in shares))
     if not good:
@@ -57,9 +60,9 @@ class TrainConfig:
     generator: GeneratorConfig = GeneratorConfig()
     seed: int = 0
     first_resolution: int = 8              # where growing starts, px
-    fade_images: tuple = ((8, 600_000),)   # images of the transition to a resolution (at the first, alpha is 1)
+    fade_images: tuple = ((8, 600_000),)   # images of a resolution's transition (at the first, alpha is 1)
     stable_images: tuple = ((8, 600_000),) # images of its stabilisation
-    total_batches: int | None = 450_000    # train on at the last resolution until then; None: stop after the phases
+    total_batches: int | None = 450_000    # when the last resolution ends; None: after its two phases
     batch: tuple = ((4, 512), (8, 256), (16, 128), (32, 64), (64, 32), (128, 32), (256, 16), (512, 8))
     lr: tuple = ((4, 1e-3), (128, 1.5e-3), (256, 2e-3), (512, 3e-3))
     cool: int = 0                          # images at the end over which the learning rates fall to zero
@@ -67,29 +70,28 @@ class TrainConfig:
     betas: tuple[float, float] = (0.0, 0.99)
     ema: tuple = ((4, 0.999),)             # decay of the running average of G, per step
     r1_gamma: tuple = ((4, 10.0),)         # weight of R1
-    r1_every: int = 1                      # R1 in one of so many steps, weighted up accordingly ("lazy" when > 1)
+    r1_every: int = 1                      # R1 in one of so many steps, weighted up accordingly ("lazy")
     style_mixing: float = 0.9              # probability that a batch mixes two styles
-    pairs: tuple[float, float] = (0.5, 0.1)    # proportion of pairwise steps at the start and the end of a transition
+    pairs: tuple[float, float] = (0.5, 0.1)    # share of pairwise steps at the ends of a transition
     crops: float = 0.5                     # probability that a pairwise D step gets crop pairs as its fakes
-    average_starts: str = "live"           # running average of a new level starts from "live" or "initial" weights
+    average_starts: str = "live"           # weights from which a new level's average starts: live or initial
     discriminator_channels: tuple = ()     # of level 0, 1, ...; none: those of G, as in the paper
-    judges_first: int = 0                  # images at the start in which only the discriminators learn, for a G that is trained already
-    projected: ProjectedConfig | None = None   # discriminators on frozen features from some resolution on (beyond the paper)
-    shared: tuple[float, float] = (0.0, 0.0)   # how often both frames of a fake pair have one z_dyn, one S_dyn (the paper: never)
+    judges_first: int = 0                  # images at first for D alone, where G is trained already
+    projected: ProjectedConfig | None = None   # discriminators on frozen features (beyond the paper)
+    shared: tuple[float, float] = (0.0, 0.0)   # how often a fake pair has one z_dyn, one S_dyn (paper: 0)
 
     def __post_init__(self):
         tupled = lambda v: tuple(tupled(x) for x in v) if isinstance(v, (list, tuple)) else v
-        for name, value in vars(self).items(): object.__setattr__(self, name, tupled(value))     # JSON brings lists
-        if isinstance(self.generator, dict): object.__setattr__(self, "generator", GeneratorConfig(**self.generator))
-        if isinstance(self.projected, dict): object.__setattr__(self, "projected", ProjectedConfig(**self.projected))
+        kinds = dict(generator=GeneratorConfig, projected=ProjectedConfig)
+        for name, value in vars(self).items():      # JSON brings lists and dicts
+            made = kinds[name](**value) if isinstance(value, dict) and name in kinds else tupled(value)
+            object.__setattr__(self, name, made)
         if self.first_resolution not in [self.generator.size(i) for i in range(self.generator.levels)]:
-            raise InputError(f"Growing starts at a power of two from 4 to {self.generator.resolution}, not {self.first_resolution}.")
-        if self.average_starts not in ("live", "initial"):
-            raise InputError(f"average_starts is 'live' or 'initial', not {self.average_starts!r}.")
-        if self.r1_every < 1: raise InputError(f"r1_every is at least 1, not {self.r1_every}.")
+            raise InputError(f"Growing starts at a power of two from 4 to {self.generator.resolution}, not "
+                             f"{self.first_resolution}.")
         check_values(self)
     @property
-    def judges(self):
+    def judges(self) -> GeneratorConfig:
         "The sizes of the two discriminators."
         return replace(self.generator, channels=self.discriminator_channels or self.generator.channels)
 
@@ -97,7 +99,7 @@ class TrainConfig:
 def at(
     table: tuple,       # ((resolution, value), ...), rising
     resolution: int,    # px
-):                      # the value in force
+) -> float:             # the value in force
     "The value of the largest listed resolution not above `resolution`."
     found = [value for size, value in table if size <= resolution]
     if not found:

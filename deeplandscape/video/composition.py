@@ -175,9 +175,9 @@ class Composer:
     def shown(self, t: float) -> list: return shown_times(float(t), self.period, self.field)
 
     def __call__(self,
-                 t,                    # time, frames at 30 a second
-                 new=None,             # what the model adds, (1, 3, R, R) for each of `shown(t)`
-                 light=None):          # of static, sky, water: ratios (1, 3, R, R) each
+                 t: float,             # time, frames at 30 a second
+                 new: Tensor | None = None,  # what the model adds, (1, 3, R, R) for each of `shown(t)`
+                 light: list | None = None) -> Tensor:  # of static, sky, water: ratios (1, 3, R, R) each
         "The frame at time t, (1, 3, H, W) in [-1, 1]."
         out, shown, size = self.photo.clone(), self.shown(t), self.photo.shape[-2:]
         for layer in self.layers: out[:, :, layer.rows] += layer.change(shown)

@@ -6,7 +6,7 @@
 __all__ = ['animate_maps', 'ModelPart', 'Film', 'make_film']
 
 # %% ../../nbs/46_rendering.ipynb #477cd585
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -113,15 +113,15 @@ class Film:
         self.shape, self.last = (frames, *composer.photo.shape[1:]), (None, None)
         self.first = part.frames([0.0], None if styles is None else styles[:1])
 
-    def __len__(self): return self.shape[0]
+    def __len__(self) -> int: return self.shape[0]
     def shown(self, i: int) -> list: return self.composer.shown(i * 30.0 / self.fps)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Tensor:
         i = range(len(self))[i]
         if self.last[0] != i: self.last = i, self.finished([i])[0]  # measures often ask twice
         return self.last[1]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Tensor]:
         with progress(len(self), "frames") as steps:
             for start in range(0, len(self), self.batch):
                 for frame in self.finished(range(start, min(len(self), start + self.batch))):

@@ -78,8 +78,9 @@ def send(page, path):
 def overlaps(page):
     "Pairs of visible controls and pictures of which one covers part of the other."
     return page.evaluate("""() => {
-        const parts = ['img', 'button', '.widget-slider', 'select', '.widget-label'].map(part => '.explorer ' + part)
-        const boxes = [...document.querySelectorAll(parts.join(', '))].map(e => [e, e.getBoundingClientRect()])
+        const parts = ['img', 'button', '.widget-slider', 'select', '.widget-label']
+        const selector = parts.map(part => '.explorer ' + part).join(', ')
+        const boxes = [...document.querySelectorAll(selector)].map(e => [e, e.getBoundingClientRect()])
             .filter(([e, b]) => b.width > 1 && b.height > 1 && getComputedStyle(e).visibility != 'hidden')
         const found = []
         for (const [e, a] of boxes) for (const [f, b] of boxes)

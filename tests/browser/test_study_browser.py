@@ -1,4 +1,5 @@
-"""The user study in a real browser: whole sessions by keyboard and by mouse, on a phone and on a desk, over a slow network, with reloads and a killed server."""
+"""The user study in a real browser: whole sessions by keyboard and by mouse, on a phone and on a desk, over a
+slow network, with reloads and a killed server."""
 import json
 import os
 import re
@@ -39,13 +40,17 @@ def browser():
 
 
 class Server:
-    "`deeplandscape study serve` in a process of its own, which can be killed and started again on the same port."
-    def __init__(self, plan, results): self.plan, self.results, self.port, self.process = plan, results, free_port(), None
+    """`deeplandscape study serve` in a process of its own, which can be killed and started again on the same
+    port."""
+    def __init__(self, plan, results):
+        self.plan, self.results, self.port, self.process = plan, results, free_port(), None
 
     def start(self):
         code = "from deeplandscape.cli import main; main()"
-        command = [sys.executable, "-c", code, "study", "serve", str(self.plan), "--results", str(self.results), "--port", str(self.port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ, PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1"))
+        command = [sys.executable, "-c", code, "study", "serve", str(self.plan),
+                   "--results", str(self.results), "--port", str(self.port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True,
+                                        env=dict(os.environ, PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1"))
         for line in self.process.stdout:
             if "http://" in line: return f"http://127.0.0.1:{self.port}/"
         raise AssertionError("the server did not start")
@@ -66,7 +71,8 @@ def shot(page, name):
     if SHOTS: page.screenshot(path=f"{SHOTS}/{name}.png", full_page=True)
 
 
-def unlocked(page): page.locator("button[name=left]:not([disabled]), button[name=real]:not([disabled])").first.wait_for()
+def unlocked(page):
+    page.locator("button[name=left]:not([disabled]), button[name=real]:not([disabled])").first.wait_for()
 def question(page, n): page.get_by_text(f"uestion {n} of").wait_for()
 
 
@@ -97,7 +103,8 @@ def begin_by_mouse(page):
     page.get_by_role("button", name="Start").click()
 
 
-def recorded(server): return [r for r in read_journal(server.results / "journal.jsonl")[0] if r["kind"] == "vote"]
+def recorded(server):
+    return [r for r in read_journal(server.results / "journal.jsonl")[0] if r["kind"] == "vote"]
 
 
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
@@ -105,7 +112,8 @@ def test_whole_session_by_keyboard(browser, server, material, size):
     address, plan = server.start(), material[1]
     with opened(browser, *size) as page:
         elsewhere = []
-        page.on("request", lambda request: elsewhere.append(request.url) if not request.url.startswith((address, "blob:", "data:")) else None)
+        page.on("request", lambda request: elsewhere.append(request.url)
+                if not request.url.startswith((address, "blob:", "data:")) else None)
         problems = []
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
@@ -125,10 +133,12 @@ def test_whole_session_by_keyboard(browser, server, material, size):
             page.keyboard.press("ArrowLeft" if n % 2 else "ArrowRight")
         page.get_by_text("All your answers are stored").wait_for()
         shot(page, f"thanks-{size[0]}")
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
+        assert page.evaluate("document.documentElement.scrollWidth <= "
+                             "innerWidth"), "the page is wider than the window"
     votes = recorded(server)
     assert [v["answer"] for v in votes] == ["left" if n % 2 else "right" for n in range(1, count + 1)]
-    assert all(v["by"] == "keyboard" and v["machine"] and v["width"] == size[0] and v["plays"] >= 1 and v["seconds"] >= 100 / 30 - 0.2 for v in votes)
+    assert all(v["by"] == "keyboard" and v["machine"] and v["width"] == size[0]
+               and v["plays"] >= 1 and v["seconds"] >= 100 / 30 - 0.2 for v in votes)
     assert not elsewhere and not problems
 
 
@@ -154,7 +164,8 @@ def test_whole_session_by_mouse_with_reloads(browser, server, material, size):
         page.reload()
         page.get_by_text("All your answers are stored").wait_for()
     votes = recorded(server)
-    assert len(votes) == len({v["question"] for v in votes}) == count and all(v["by"] == "pointer" for v in votes)
+    assert len(votes) == len({v["question"] for v in votes}) == count
+    assert all(v["by"] == "pointer" for v in votes)
 
 
 def test_slow_network_shows_progress_and_both_players_start_together(browser, server, material):
@@ -162,23 +173,29 @@ def test_slow_network_shows_progress_and_both_players_start_together(browser, se
     with opened(browser, *DESK) as page:
         wire = page.context.new_cdp_session(page)
         wire.send("Network.enable")
-        wire.send("Network.emulateNetworkConditions", dict(offline=False, latency=150, downloadThroughput=20_000, uploadThroughput=10_000))
+        wire.send("Network.emulateNetworkConditions",
+                  dict(offline=False, latency=150, downloadThroughput=20_000, uploadThroughput=10_000))
         page.goto(address)
         page.get_by_text("I have read this").click()
         page.get_by_role("button", name="Begin").click()
         page.get_by_text(re.compile(r"Loading the videos: \d of 3")).wait_for()
         shot(page, "slow-1400")
         page.get_by_text("An example that does not count").wait_for()
-        while not page.evaluate("[...document.querySelectorAll('video')].every(v => v.currentTime > 0.3)"): page.wait_for_timeout(100)     # no eval: the page's policy forbids it
-        apart = page.evaluate("Math.abs(document.querySelectorAll('video')[0].currentTime - document.querySelectorAll('video')[1].currentTime)")
+        # no eval: the page's policy forbids it
+        while not page.evaluate("[...document.querySelectorAll('video')].every(v => v.currentTime > 0.3)"):
+            page.wait_for_timeout(100)
+        apart = page.evaluate("Math.abs(document.querySelectorAll('video')[0].currentTime "
+                              "- document.querySelectorAll('video')[1].currentTime)")
         assert apart < 0.15
         unlocked(page)
         page.keyboard.press("ArrowLeft")
         page.get_by_role("button", name="Start").click()
         question(page, 1)
         asked = []
-        page.on("request", lambda request: asked.append(request.url) if request.url.endswith(".mp4") and not request.url.startswith("blob:") else None)
-        assert page.evaluate("[...document.querySelectorAll('video')].every(v => v.src.startsWith('blob:'))")       # what plays is in memory
+        page.on("request", lambda request: asked.append(request.url)
+                if request.url.endswith(".mp4") and not request.url.startswith("blob:") else None)
+        # what plays is in memory
+        assert page.evaluate("[...document.querySelectorAll('video')].every(v => v.src.startsWith('blob:'))")
         unlocked(page)
         page.keyboard.press("ArrowLeft")
         question(page, 2)
@@ -227,24 +244,37 @@ def test_names_focus_and_contrast(browser, server, material):
     with opened(browser, *DESK) as page:
         page.goto(address)
         page.get_by_role("checkbox").wait_for()
-        assert page.evaluate("document.documentElement.lang") == "en" and page.get_by_role("heading", level=1).count() == 1
+        assert page.evaluate("document.documentElement.lang") == "en"
+        assert page.get_by_role("heading", level=1).count() == 1
         assert page.evaluate("document.activeElement.type") == "checkbox"
         begin_by_mouse(page)
         question(page, 1)
-        assert page.locator("video[aria-label='left video']").count() == 1 and page.locator("img[alt]").count() == 1
-        assert page.get_by_role("progressbar").get_attribute("aria-label") == "answered" and page.locator("[role=status][aria-live=polite]").count() == 1
+        assert page.locator("video[aria-label='left video']").count() == 1
+        assert page.locator("img[alt]").count() == 1
+        assert page.get_by_role("progressbar").get_attribute("aria-label") == "answered"
+        assert page.locator("[role=status][aria-live=polite]").count() == 1
         assert page.evaluate("document.activeElement.tagName") == "H2"
         page.keyboard.press("p")
         assert page.get_by_role("button", name="Play").count() == 1
         page.keyboard.press("p")
         unlocked(page)
         contrast = page.evaluate("""() => {
-            const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b }
-            const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)$|transparent/.test(c)) return c } return 'rgb(255,255,255)' }
-            return [...document.querySelectorAll('h2, p, span, button, figcaption')].filter(e => e.textContent.trim()).map(e => {
-                const a = light(getComputedStyle(e).color), b = light(ground(e)); return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) }) }""")
+            const linear = v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4
+            const light = c => {
+                const [r, g, b] = c.match(/[\\d.]+/g).map(v => linear(v / 255))
+                return 0.2126 * r + 0.7152 * g + 0.0722 * b }
+            const ground = e => {
+                for (; e; e = e.parentElement) {
+                    const c = getComputedStyle(e).backgroundColor
+                    if (!/, 0\\)$|transparent/.test(c)) return c }
+                return 'rgb(255,255,255)' }
+            const all = [...document.querySelectorAll('h2, p, span, button, figcaption')]
+            return all.filter(e => e.textContent.trim()).map(e => {
+                const a = light(getComputedStyle(e).color), b = light(ground(e))
+                return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) }) }""")
         assert min(contrast) >= 4.5, contrast
-        sizes = page.evaluate("[...document.querySelectorAll('button')].map(b => b.getBoundingClientRect().height)")
+        sizes = page.evaluate("[...document.querySelectorAll('button')].map(b "
+                              "=> b.getBoundingClientRect().height)")
         assert min(sizes) >= 44
 
 
@@ -295,7 +325,8 @@ def test_static_study_saves_its_answers(browser, material, tmp_path, opened_as):
     if opened_as == "file": shot(page, "static-end")
     page.close()
     votes, counts = ingest_votes(plan, [saved])
-    assert counts["read"] == 5 and set(votes.seat) == {3} and votes.machine.all() and json.loads(saved.read_text())["plan"] == plan["hash"]
+    assert counts["read"] == 5 and set(votes.seat) == {3} and votes.machine.all()
+    assert json.loads(saved.read_text())["plan"] == plan["hash"]
 
 
 def test_single_videos(browser, tmp_path):
@@ -313,7 +344,8 @@ def test_single_videos(browser, tmp_path):
             page.get_by_role("button", name="Start").click()
             question(page, 1)
             shot(page, "single-390")
-            assert page.locator("video").bounding_box()["width"] > 300 and page.get_by_role("button", name="Pause").bounding_box()["width"] > 300
+            assert page.locator("video").bounding_box()["width"] > 300
+            assert page.get_by_role("button", name="Pause").bounding_box()["width"] > 300
             unlocked(page)
             page.keyboard.press("ArrowLeft")
             question(page, 2)
@@ -322,9 +354,11 @@ def test_single_videos(browser, tmp_path):
 
 
 def scripted_session(browser, server, plan, count, kill_at=None):
-    "So many assessors at once, each in a context of its own; they know gold, and prefer Ours (EOIFS), then Ours (EOIF)."
+    """So many assessors at once, each in a context of its own; they know gold, and prefer Ours (EOIFS), then
+    Ours (EOIF)."""
     ranks = ("scrambled", "Real", "Ours (EOIF)", "Ours (EOIFS)", "in order")
-    contexts = [browser.new_context(viewport=dict(width=PHONE[0] if i % 2 else DESK[0], height=850)) for i in range(count)]
+    contexts = [browser.new_context(viewport=dict(width=PHONE[0] if i % 2 else DESK[0], height=850))
+                for i in range(count)]
     pages = [context.new_page() for context in contexts]
     for page in pages:
         page.set_default_timeout(240_000)
@@ -336,15 +370,17 @@ def scripted_session(browser, server, plan, count, kill_at=None):
         unlocked(page)
         page.keyboard.press("ArrowLeft")
         page.get_by_role("button", name="Start").click()
-    seats = {r["assessor"]: r["seat"] for r in read_journal(server.results / "journal.jsonl")[0] if r["kind"] == "seat"}
+    seats = {r["assessor"]: r["seat"] for r in read_journal(server.results / "journal.jsonl")[0]
+             if r["kind"] == "seat"}
     for n in range(1, 6):
         if n == kill_at: server.kill()
         for page in pages:
             question(page, n)
-            asked, turned = [entry for p in plan["seats"][seats[page.url.split("id=")[1]]]["pages"] for entry in p][n - 1]
+            asked, turned = [entry for p in plan["seats"][seats[page.url.split("id=")[1]]]["pages"]
+                             for entry in p][n - 1]
             best = max(range(2), key=lambda i: ranks.index(plan["questions"][asked]["systems"][i]))
             unlocked(page)
-            page.wait_for_timeout(400)                              # a program that answers at once would be left out, as people who do
+            page.wait_for_timeout(400)  # a program that answers at once would be left out, as people who do
             page.keyboard.press("ArrowRight" if (best == 0) == bool(turned) else "ArrowLeft")
         if n == kill_at: time.sleep(0.5); server.start()
     for page in pages: page.get_by_text("All your answers are stored").wait_for()
@@ -352,13 +388,17 @@ def scripted_session(browser, server, plan, count, kill_at=None):
 
 
 def test_twelve_scripted_assessors_from_page_to_table(browser, server, material):
-    "Twelve in a real browser, the server killed in between; their votes are marked, and count only when programs are asked for."
+    """Twelve in a real browser, the server killed in between; their votes are marked, and count only when
+    programs are asked for."""
     server.start()
     plan = read_study(material[0] / "plan.json")
     for group, kill_at in enumerate((None, 3, None, 5)): scripted_session(browser, server, plan, 3, kill_at)
     votes, counts = ingest_votes(plan, [server.results / "journal.jsonl"])
-    assert counts == dict(read=60, repeated=0, broken=0) and votes.assessor.nunique() == 12 and votes.machine.all()
-    assert not votes_that_count(plan, votes)[1].get("assessor failed gold questions") and analyse_study(plan, votes)["votes"] == 0
+    assert counts == dict(read=60, repeated=0, broken=0) and votes.assessor.nunique() == 12
+    assert votes.machine.all()
+    assert not votes_that_count(plan, votes)[1].get("assessor failed gold questions")
+    assert analyse_study(plan, votes)["votes"] == 0
     found = analyse_study(plan, votes, machines=True)
     assert found["votes"] == 48 and found["people"] == 12 and not found["evidence"]
-    assert (found["wins"].query("row == 'Ours (EOIFS)'").share == 1).all() and list(found["scales"].system)[0] == "Ours (EOIFS)"
+    assert (found["wins"].query("row == 'Ours (EOIFS)'").share == 1).all()
+    assert list(found["scales"].system)[0] == "Ours (EOIFS)"
