@@ -150,13 +150,15 @@ def mix_styles(
 class Generator(nn.Module):
     "M and G: latents -> images (B, 3, R, R), nominally in [-1, 1]."
     def __init__(self,
-                 config: GeneratorConfig = GeneratorConfig()):   # sizes
+                 config: GeneratorConfig = GeneratorConfig(),   # sizes
+                 fused: bool = False):   # maps and style in one step: faster, can be differentiated once
         super().__init__()
         self.config, self.meta = config, {}
         self.mapping = Mapping(config)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.levels))
         self.to_rgb = nn.ModuleList(EqualConv2d(config.channels[i], 3, kernel=1)
                                     for i in range(config.levels))
+        for block in self.blocks: block.fused = fused
 
     def synthesis(self,
                   w: Tensor,                    # (B, w_dim) or (B, 2N, w_dim)
