@@ -42,7 +42,7 @@ def test_nothing_of_ours_is_typed():
     assert all(set(item) - {"number"} == known for item in CONTENTS)
     template = (ROOT / "nbs" / "repro" / "report.html").read_text(encoding="utf-8")
     text = re.sub(r"<style>.*?</style>|{%.*?%}|{{.*?}}|{#.*?#}", " ", template, flags=re.S)
-    text = re.sub(r"<[^>]*>", " ", text)
+    text = re.sub(r"<[^>]*>", " ", text).replace("mp4", "")
     assert not re.search(r"\d\.\d", text) and set(re.findall(r"\d+", text)) <= {"2020", "256"}
 
 

@@ -98,6 +98,14 @@ def kill_with_children(process):
         try: os.kill(pid, signal.SIGKILL)
         except ProcessLookupError: pass
     process.wait()
+    end = time.monotonic() + 60
+    while any(still_there(pid) for pid in found) and time.monotonic() < end:    # until then they hold the lock
+        time.sleep(0.05)
+
+
+def still_there(pid):
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return state[:1] not in ("Z", "")
 
 
 def parts(folder, names, suffixes=("json", "csv", "png", "mp4", "webp")):

@@ -120,7 +120,8 @@ def run_trial(
         parts = seg2vid_losses(net, data[split][chosen], seeds, None, trial.smooth_all, trial.kl)
         return sum(parts.values())
     path = Path(folder) / f"{name.replace(' ', '_').replace(',', '')}.safetensors"
-    config = FitConfig(trial.steps, 1e-3, "constant", 1e9, every, 4)
+    config = FitConfig(trial.steps, 1e-3, "constant", clip=1e9, validate_every=every,
+                       validation_batches=4)
     history = fit(net, loss, config, path, True, dict(trial=repr(trial)), name, True)
     save_network(path.with_suffix(".net.safetensors"), net, "seg2vid", dict(trial=name))
     known, other = measure_net(net, data["train"][:32]), measure_net(net, data["val"])

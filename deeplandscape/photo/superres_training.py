@@ -91,7 +91,8 @@ def train_phase(pair, phase, draw, perceptual, path, resume, config, about, labe
     def loss(split, step):
         small, large = (x.to(device, non_blocking=True) for x in draw(split, step))
         return sum(pair.losses(small, large, phase, perceptual).values())
-    plan = FitConfig(phase.steps, phase.learning_rate, phase.schedule, float("inf"), config.validate_every)
+    plan = FitConfig(phase.steps, phase.learning_rate, phase.schedule, clip=float("inf"),
+                     validate_every=config.validate_every)
     known = {**about, "phase": asdict(phase) | {"schedule": str(phase.schedule)},
              "critic": str(config.critic)}
     return fit(pair, loss, plan, path and Path(path).with_suffix(".resume.safetensors"), resume, known, label)

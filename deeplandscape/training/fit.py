@@ -8,7 +8,7 @@ __all__ = ['FitConfig', 'learning_rate_at', 'save_fit', 'load_fit', 'fit']
 # %% ../../nbs/67_fit.ipynb #f38472fc
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, KW_ONLY
 from pathlib import Path
 
 from torch import nn
@@ -24,6 +24,7 @@ class FitConfig:
     steps: int = 33_333            # Adam steps; 33,333 of batch 6 are the paper's 200,000 images
     learning_rate: float = 1e-4    # at the beginning
     schedule: str | tuple = "cosine"   # falls to zero; or "constant", or the steps at which it is halved
+    _: KW_ONLY                     # the rest by name: positions move when a setting is added
     clip: float = 10.0             # largest norm of the gradient
     betas: tuple = (0.9, 0.999)    # of Adam: how long it remembers the gradient and its square
     validate_every: int = 500      # steps between validations; a checkpoint is written at each
