@@ -173,6 +173,14 @@ def test_small_and_doubtful_pieces_stand_still():
     assert q[:, 0, 45:].min() > 0.99 and torch.equal(q[:, :, :38], p[:, :, :38])
 
 
+def test_doubtful_masks_are_said_in_the_report_unless_a_mask_is_given():
+    shares = torch.tensor([0.3, 0.36, 0.34]).view(1, 3, 1, 1)
+    unsure = lambda images: shares.expand(len(images), 3, *images.shape[-2:])
+    found = quick(picture(), models=models() | {"segment": unsure})
+    assert "check with --mask-out" in found.report["doubts"]
+    told = quick(picture(), models=models() | {"segment": unsure}, mask=bands(0.4, 0.7)(picture()[None])[0])
+    assert "check with --mask-out" not in told.report.get("doubts", "")
+
 def test_things_before_the_sky_are_found_and_clouds_are_not():
     g = torch.Generator().manual_seed(2)
     clouds = torch.nn.functional.interpolate(torch.randn(1, 1, 8, 10, generator=g),

@@ -99,7 +99,7 @@ def kill_with_children(process):
         except ProcessLookupError: pass
     process.wait()
     end = time.monotonic() + 60
-    while any(still_there(pid) for pid in found) and time.monotonic() < end:    # until then they hold the lock
+    while any(still_there(pid) for pid in found) and time.monotonic() < end:    # they hold the lock
         time.sleep(0.05)
 
 

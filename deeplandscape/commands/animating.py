@@ -108,17 +108,12 @@ def check_places(photos, out, mask, mask_out, codec, crf):
 def animate_one(photo: Path, video: Path, mask_out: Path | None,
                 codec: dict, options: dict, resolve: Callable = lambda video: video) -> tuple:
     "Animate one photograph, write the video and what is asked for beside it; what is doubtful."
-    from deeplandscape.media import read_photo
-    from deeplandscape.perception.masks import segmenter
     from deeplandscape.photo.animation import animate
-    from deeplandscape.photo.steering import find_mask, write_mask
+    from deeplandscape.photo.steering import write_mask
     found = resolve(animate(photo, **options))
     if mask_out: write_mask(mask_out, found.masks)
     found.save(video, **codec)
-    doubts = (find_mask(read_photo(photo, 1024), segmenter(device=str(pick_device(options["device"]))))[1]
-              if options["mask"] is None else [])
-    return found, " ".join([*doubts, *(str(found.report[key]) for key in ("note", "doubts")
-                                       if key in found.report)])
+    return found, " ".join(str(found.report[key]) for key in ("note", "doubts") if key in found.report)
 
 def check_animation(options: dict, amount: float) -> None:
     "Refuse options that no photograph could be animated with, before the first one is."

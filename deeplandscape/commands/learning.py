@@ -48,7 +48,8 @@ def settings_text(config, before=""):
 
 # %% ../../nbs/983_learning.ipynb #f2d1ab0d
 ProfileName = Annotated[str, typer.Option(
-    help="small, gated, tuned (64 px), gpu (128), paper (256), paper128, paper512, official, official512")]
+    help="small, gated, tuned (64 px); overnight (128 px, from nothing) and evening (128 px, with --start), "
+         "on frozen features; gpu (128), paper (256), paper128, paper512, official, official512")]
 TrainingFolder = Annotated[Path, typer.Option("--out", "-o", help="folder for checkpoint, log and samples")]
 PhotoSources = Annotated[list[str], typer.Option(
     "--photos", "--stills",
@@ -62,7 +63,8 @@ Changes = Annotated[list[str], typer.Option(
 MirrorShare = Annotated[float, number(
     "share of the pairs made of photographs whose sky is mirrored (beyond the paper); 0.6 is good", 0, 1)]
 StartFrom = Annotated[Optional[str], typer.Option(
-    help="generator to begin with: a file, or generator for the shipped one; profile tuned suits it")]
+    help="generator to begin with: a file, or generator for the shipped one; widened where the profile has "
+         "more channels or levels; profiles tuned and evening suit it")]
 Amplify = Annotated[float, number(
     "at the end strengthen S_dyn to this share of the motion in real pairs; 0: as trained, 0.9 is good",
     0, 10)]
@@ -83,7 +85,8 @@ def train_command(
     resume: Annotated[bool, typer.Option(help="go on from the checkpoint in the folder")] = True,
     every: Every = 20_000, dry_run: DryRun = False, show: ShowSettings = False, devices: Processes = 1,
     nodes: Annotated[int, number("machines; torchrun sets it by itself", 1)] = 1,
-    precision: Annotated[str, typer.Option(help="32, or bf16: convolutions in bfloat16")] = "32",
+    precision: Annotated[str, typer.Option(
+        help="32, bf16 (convolutions in bfloat16), or auto: what is faster on this machine")] = "32",
     device: Device = "auto",
 ) -> None:
     "Train a generator on photographs, videos or rendered scenes; killed and restarted, it goes on."

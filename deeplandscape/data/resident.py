@@ -146,9 +146,12 @@ class MirroredSkies:
                  alike: float = 0.1,            # how much both halves may differ in brightness, on [0, 1]
                  visible: float = 0.03):        # how much the changed places must differ
         self.levels = {r: [] for r in resolutions}
+        small = min(64, max(resolutions))           # shares are smooth, and a larger picture costs its square
         for part in centre_stills(store, max(resolutions), "train").split(256):
             part = part.to(device)
-            other, a = mirror_skies(part, segment(part))
+            shares = segment(F.interpolate(part, (small, small), mode="area"))
+            shares = F.interpolate(shares, part.shape[-2:], mode="bilinear", align_corners=False)
+            other, a = mirror_skies(part, shares)
             apart, uneven = unlike(part, a), unlike(F.adaptive_avg_pool2d(part, 8),
                                                     F.adaptive_avg_pool2d(a, 8))
             keep = (a.mean((1, 2, 3)) > least) & (uneven < alike) & (apart > visible)
@@ -159,7 +162,7 @@ class MirroredSkies:
         self.levels = {r: torch.cat(level) for r, level in self.levels.items()}
         self.count = len(self.levels[min(resolutions)]) // 2
 
-    def at(self, resolution: int, device: str | torch.device) -> "MirroredSkies":
+    def at(self, resolution: int, device: str | torch.device) -> tuple:
         return _in_rows(self, resolution, device)
 
 # %% ../../nbs/17_resident.ipynb #07b0fbca

@@ -24,7 +24,7 @@ from ..model.generator import load_generator
 from ..model.encoder import load_encoder
 from ..model.approximator import load_lighting
 from ..perception.network import perceptual_loss
-from ..perception.masks import segmenter
+from ..perception.masks import mask_doubts, segmenter
 from ..model.belonging import check_belonging
 from ..video.motion import CLOCK, clock_position, Homography
 from ..video.lighting import light_styles
@@ -163,6 +163,12 @@ def bars(settings):
         if shown[phase].n >= totals[phase]: shown[phase].close()
     return note
 
+def find_regions(image, mask, models, device):
+    "Shares of static, sky, water (1, 3, H, W), and what is doubtful about them where no mask is given."
+    segment = need(models, "segment", device)
+    if mask is not None: return regions(image, segment, load_mask(mask, device)), []
+    return regions(image, segment), mask_doubts(segment(image))
+
 def find_latents(image, p, models, variant, iterations, seed, device, settings=STEADY):
     "The inversion of an image (1, 3, H, W) with regions p (1, 3, H, W)."
     G, perceptual = (need(models, name, device) for name in ("G", "perceptual"))
@@ -218,8 +224,8 @@ def size_quality(
     return rows
 
 # %% ../../nbs/73_animation.ipynb #ccb261d4
-def examine(film, found, homography, loop):
-    "What is measured of a film for its report."
+def examine(film, found, homography, loop, unsure=()):
+    "What is measured of a film for its report, and in words what is doubtful about it and its masks."
     began = time.perf_counter()
     film[len(film) // 2]
     report = {"seconds a frame": round(time.perf_counter() - began, 3)}
@@ -228,7 +234,7 @@ def examine(film, found, homography, loop):
                                 f"{film.composer.mirror:.2f})")
     seen = measure_moving(film, film.composer.masks, homography, film.fps, film.composer.period)
     report |= quality(film, found.photo, found.mask) | smoothness(film, loop) | seen
-    said = doubts(seen)
+    said = [*unsure, *doubts(seen)]
     return report | ({"doubts": " ".join(said)} if said else {})
 
 # %% ../../nbs/73_animation.ipynb #e117e621
@@ -254,7 +260,7 @@ def animate(
     hour, frames = check_request(direction, seconds, fps, speed, seed, variant, iterations)
     image, original = load_picture(photo, size, device, preview)
     A = light_network(light or "none", amount, models, device)
-    p = regions(image, need(models, "segment", device), None if mask is None else load_mask(mask, device))
+    p, unsure = find_regions(image, mask, models, device)
     report, horizon = describe_video(original, image, frames, fps, p), horizon_of(p)
     if horizon is None:
         report["note"] = NOTHING_MOVES
@@ -269,6 +275,6 @@ def animate(
     styles = None if A is None else light_styles(A, found.W[0], light, frames, loop, amount, seed=seed)
     report |= {} if A is None else {"light": f"{light}, {amount:g}"}
     film = make_film(found, image, p, homography, frames, fps, loop, seed, styles)
-    report |= examine(film, found, homography, loop) | {"memory at most, GB": most_memory()}
+    report |= examine(film, found, homography, loop, unsure) | {"memory at most, GB": most_memory()}
     report["seconds in all"] = round(time.perf_counter() - began, 1)
     return Video(film, fps, film.composer.masks[0].cpu(), found, report)

@@ -146,6 +146,7 @@ class Networks:
         place = lambda module: module.to(fabric.device, memory_format=torch.channels_last)
         self.G_ema = place(copy.deepcopy(G).requires_grad_(False).eval())
         self.G, self.D, self.P = place(G), tuple(map(place, D)), place(P)
+        for block in G.blocks if config.projected else (): block.fused = True     # G is differentiated once
         moving = [p for name, p in G.blocks.named_parameters() if config.projected
                   and ("noise_dyn" in name or "gate" in name)]
         others = [p for part in (G.blocks, G.to_rgb) for p in part.parameters()

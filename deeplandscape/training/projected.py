@@ -17,7 +17,8 @@ from torch.nn.utils import parametrize
 from ..model.projected import augment, ProjectedDiscriminators
 from .losses import average_weights, draw_fakes, item_seeds, make_fakes, Sources
 from .networks import Networks, update
-from .schedule import at, Stage
+from .schedule import at, level_entries, Stage
+
 
 # %% ../../nbs/63_projected.ipynb #02a50259
 def hinge(
@@ -182,6 +183,7 @@ def enter_projected(
     size, seed = nets.config.generator.size(now.level), nets.config.seed
     images = sources.real(1, size, [seed + k for k in range(64)])[:, 0].to(nets.fabric.device)
     nets.P[str(size)].mixing.calibrate(nets.features(images))
+    if now.level == level_entries(nets.config)[0][0]: return      # no new block: training starts here
     draw = torch.Generator().manual_seed(seed)
     for G in nets.G, nets.G_ema:
         start = draw.get_state()
