@@ -137,8 +137,7 @@ class MirroredSkies:
     "Pairs made of the photographs of a store, kept at several resolutions."
     frames = 2
 
-    def __init__(self,
-                 store: Store,
+    def __init__(self, store: Store,
                  segment: Callable,             # images -> shares of static, sky, water
                  resolutions: Sequence[int] = (8, 16, 32, 64),  # px
                  device: str | torch.device = "cpu",
@@ -152,13 +151,12 @@ class MirroredSkies:
             shares = segment(F.interpolate(part, (small, small), mode="area"))
             shares = F.interpolate(shares, part.shape[-2:], mode="bilinear", align_corners=False)
             other, a = mirror_skies(part, shares)
-            apart, uneven = unlike(part, a), unlike(F.adaptive_avg_pool2d(part, 8),
-                                                    F.adaptive_avg_pool2d(a, 8))
-            keep = (a.mean((1, 2, 3)) > least) & (uneven < alike) & (apart > visible)
+            uneven = unlike(F.adaptive_avg_pool2d(part, 8), F.adaptive_avg_pool2d(a, 8))
+            keep = (a.mean((1, 2, 3)) > least) & (uneven < alike) & (unlike(part, a) > visible)
             pairs = torch.stack([part, other], dim=1)[keep]
             for r, level in self.levels.items():
-                level.append(to_uint8(F.interpolate(pairs.flatten(0, 1), (r, r), mode="area"))
-                             .permute(0, 2, 3, 1))
+                small_pairs = F.interpolate(pairs.flatten(0, 1), (r, r), mode="area")
+                level.append(to_uint8(small_pairs).permute(0, 2, 3, 1))
         self.levels = {r: torch.cat(level) for r, level in self.levels.items()}
         self.count = len(self.levels[min(resolutions)]) // 2
 
