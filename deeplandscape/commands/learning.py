@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ProfileName', 'TrainingFolder', 'PhotoSources', 'ClipSources', 'SceneCount', 'Changes', 'MirrorShare', 'Precision',
-           'StartFrom', 'Amplify', 'Every', 'DryRun', 'ShowSettings', 'Processes', 'train_command',
+           'StartFrom', 'Amplify', 'Every', 'Resume', 'DryRun', 'ShowSettings', 'Processes', 'train_command',
            'fit_generator_command', 'prepare_command']
 
 # %% ../../nbs/983_learning.ipynb #7fd22ad3
@@ -72,6 +72,7 @@ Amplify = Annotated[float, number(
     0, 10)]
 Every = Annotated[int, number(
     "images between checkpoints and samples; five times as many between sample videos", 1, 10**12)]
+Resume = Annotated[bool, typer.Option(help="go on from the checkpoint in the folder")]
 DryRun = Annotated[bool, typer.Option(
     "--dry-run", help="look at the data, print the plan with estimated time and memory, and stop")]
 ShowSettings = Annotated[bool, typer.Option(
@@ -83,9 +84,8 @@ Processes = Annotated[int, number(
 def train_command(
     profile: ProfileName = "small", out: TrainingFolder = Path("runs/train"), photos: PhotoSources = [],
     clips: ClipSources = [], scenes: SceneCount = 2000, set: Changes = [], mirror: MirrorShare = 0.0,
-    start: StartFrom = None, amplify: Amplify = 0.0,
-    resume: Annotated[bool, typer.Option(help="go on from the checkpoint in the folder")] = True,
-    every: Every = 20_000, dry_run: DryRun = False, show: ShowSettings = False, devices: Processes = 1,
+    start: StartFrom = None, amplify: Amplify = 0.0, resume: Resume = True, every: Every = 20_000,
+    dry_run: DryRun = False, show: ShowSettings = False, devices: Processes = 1,
     nodes: Annotated[int, number("machines; torchrun sets it by itself", 1)] = 1,
     precision: Precision = "32", device: Device = "auto",
 ) -> None:

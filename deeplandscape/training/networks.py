@@ -166,9 +166,8 @@ class Networks:
 
     def set_lr(self, now: Stage) -> None:
         "Give every optimiser the scheduled rate, each group relative to it."
-        if self.P_opt:
-            dynamics_lr = self.config.projected.dynamics_lr
-            self.G_opt.param_groups[-1]["relative"] = dynamics_lr if now.projected else 1.0
+        relative = self.config.projected.dynamics_lr if now.projected else 1.0
+        if self.P_opt: self.G_opt.param_groups[-1]["relative"] = relative
         for optimizer in self.optimizers.values(): give_rates(optimizer, now.lr)
 
 # %% ../../nbs/61_networks.ipynb #57be816c
