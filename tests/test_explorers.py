@@ -245,7 +245,7 @@ def test_the_buttons_are_the_styles_of_the_lighting_network(G):
         assert [explorer.controls[name].value for name in explorer.names] == z_dyn
     photo = PhotoExplorer({"wall": torch.rand(3, 40, 60)}, models(G) | {"A": A}, device="cpu")
     assert ([v for _, v in photo.controls["light"].options]
-            == [None, "tour", "random", *(f"light {k}" for k in range(9))])
+            == ["", "tour", "random", *(f"light {k}" for k in range(9))])
     # a generator without a network of its own
     assert [b.tooltip for b in SceneExplorer(G).styles.children][3].startswith(STYLES[3][2])
 

@@ -110,8 +110,8 @@ def latent_controls(G, seed, psi):
                      psi=slider("truncation", psi, 0.0, 1.0, 0.05, ".2f"))
     controls |= {f"static_{i}": strength(s) for i, s in levels}
     controls |= {f"dynamic_{i}": strength(s) for i, s in levels}
-    froms = [("no level", None), *((f"level {s} x {s} on", i) for i, s in levels)]
-    return controls | dict(other=whole("scene", 1), other_from=choose("taken by", froms, None))
+    froms = [("no level", -1), *((f"level {s} x {s} on", i) for i, s in levels)]
+    return controls | dict(other=whole("scene", 1), other_from=choose("taken by", froms, -1))
 
 def recipe_of(values, weights, levels):
     "The recipe that the values of controls stand for."
@@ -120,6 +120,7 @@ def recipe_of(values, weights, levels):
     maps = {kind: () if set(found) == {1.0} else found for kind, found in maps.items()}
     names = "seed", "clouds", "psi", "other", "other_from", "direction", "speed", "horizon"
     more = {name: values[name] for name in names if name in values}
+    more["other_from"] = None if more["other_from"] < 0 else more["other_from"]
     return Recipe(weights, light, time=float(values.get("time", 0)), **maps, **more)
 
 # %% ../../nbs/97_latents.ipynb #1bfc1564
@@ -152,7 +153,7 @@ class LatentExplorer(Explorer):
         for kind, maps in ("static", recipe.static), ("dynamic", recipe.dynamic):
             wanted |= {f"{kind}_{i}": v for i, v in enumerate(padded(maps, levels))}
         wanted |= dict(zip(self.names, [*recipe.z_dyn, *[0.0] * len(self.names)]))
-        from_level = recipe.other_from if recipe.other_from in range(levels) else None
+        from_level = recipe.other_from if recipe.other_from in range(levels) else -1
         wanted |= {name: getattr(recipe, name) for name in ("seed", "clouds", "psi", "other", "direction",
                                                             "speed", "horizon")} | dict(other_from=from_level)
         self.set(**{name: v for name, v in wanted.items() if name in self.controls},

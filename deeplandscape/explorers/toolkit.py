@@ -52,6 +52,7 @@ def whole(name, value):
                                   layout=fitted(210), style=dict(description_width="92px"))
 
 def choose(name, options, value):
+    "A list to choose from; None is no value for an option, or the list looks empty."
     return widgets.Dropdown(options=options, value=value, description=name, layout=fitted(330),
                             style=dict(description_width="92px"))
 
@@ -66,11 +67,14 @@ def blank():
     "What a picture shows before there is one: nothing, as a file, so that no browser shows it as broken."
     return as_png(torch.full((3, 1, 1), 0.7))
 
+class Seen(widgets.Image):
+    "A picture with a title; without a description the browser's side cannot show one."
+    description = traitlets.Unicode("").tag(sync=True)
+
 def picture(width, about="picture"):
     "A place for a picture of so many px; `about` is read to those who do not see it."
-    made = widgets.Image(value=blank(), format="png", tooltip=about, layout=fitted(width, flex="0 0 auto"))
-    made.layout.height = "auto"
-    return made
+    place = fitted(width, flex="0 0 auto", height="auto")
+    return Seen(value=blank(), format="png", tooltip=about, layout=place)
 
 # %% ../../nbs/96_toolkit.ipynb #e5aea5b6
 SHEET = """<style>
@@ -97,6 +101,10 @@ SHEET = """<style>
 .explorer a.button, .explorer button.plain { display: inline-block; padding: 4px 10px; font-size: 13px;
     border: 1px solid var(--line); border-radius: 3px; background: var(--jp-layout-color2, #eee);
     color: var(--ink); text-decoration: none; cursor: pointer; }
+@media (max-width: 520px) {
+    .explorer .widget-slider { flex-wrap: wrap; height: auto; }
+    .explorer .widget-slider > .widget-label { width: 100% !important; text-align: left; }
+}
 .explorer .report { display: block; overflow-x: auto; max-width: 100%; }
 .explorer .report td { font-size: 12px; line-height: 1.5; color: var(--ink); padding: 0 18px 0 0;
     text-align: left; vertical-align: top; }
@@ -267,7 +275,7 @@ class Movie:
             self.data = made.read_bytes()
         if form == "mp4": seen = widgets.Video(value=self.data, format="mp4", width=str(self.width),
                                                autoplay=True, loop=True)
-        else: seen = widgets.Image(value=self.data, format=form, layout=fitted(self.width), tooltip=self.name)
+        else: seen = Seen(value=self.data, format=form, layout=fitted(self.width), tooltip=self.name)
         kind = "video/mp4" if form == "mp4" else f"image/{form}"
         source = f"data:{kind};base64,{base64.b64encode(self.data).decode()}"
         link = (f'<a style="text-decoration: underline" download="{self.name}.{form}" href="{source}">'
@@ -364,9 +372,9 @@ class PhotoChoice:
         self.list = choose("photo", names, names[0])
         self.upload = widgets.FileUpload(accept="image/*", description="upload",
                                          layout=widgets.Layout(width="110px"))
-        self.preview = widgets.Image(value=blank(), format="png", tooltip="the photograph",
-                                     layout=widgets.Layout(flex="0 0 auto", align_self="flex-start",
-                                                           max_width="100%", height="auto"))
+        self.preview = Seen(value=blank(), format="png", tooltip="the photograph",
+                            layout=widgets.Layout(flex="0 0 auto", align_self="flex-start",
+                                                  max_width="100%", height="auto"))
         self.list.layout.width, self.list.style.description_width = "240px", "44px"
         self.widget = widgets.VBox([row(self.list, self.upload, gap="4px"), self.note, self.preview])
         self.upload.observe(self.take, "value")

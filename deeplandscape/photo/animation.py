@@ -253,6 +253,7 @@ def animate(
     light: str | None = None,       # "none", "tour", "random", names of styles; None: "random" if nothing moves
     amount: float = 1.0,            # how far the light changes, 0 ... 1
     preview: bool = False,          # a first look: few iterations, at most 256 pixels
+    inversion: Inversion | None = None,   # of this photo with this mask, found before; None: it is inverted now
 ) -> Video:
     "Bring a photograph to life (Section 3.2)."
     began, device = time.perf_counter(), pick_device(device)
@@ -267,12 +268,11 @@ def animate(
             try: light, A = "random", light_network("random", amount, models, device)
             except InputError as error: report["light"] = str(error)
     else: report |= {"horizon (0 top, 1 bottom)": horizon, "direction, speed": f"{hour}, {speed:g}"}
-    found = find_latents(image, p, models, variant, iterations, seed, device, PREVIEW if preview else STEADY)
-    told = f"{variant}, {len(found.history)} iterations, {time.perf_counter() - began:.0f} s"
-    report |= {"inversion": told} | (FIRST_LOOK if preview else {})
+    found = inversion or find_latents(image, p, models, variant, iterations, seed, device, PREVIEW if preview else STEADY)
+    told = "the one that was given" if inversion else f"{variant}, {len(found.history)} iterations, {time.perf_counter() - began:.0f} s"
+    report |= {"inversion": told} | (FIRST_LOOK if preview else {}) | ({} if A is None else {"light": f"{light}, {amount:g}"})
     homography = Homography() if horizon is None else wind(hour, p, horizon, speed)
     styles = None if A is None else light_styles(A, found.W[0], light, frames, loop, amount, seed=seed)
-    report |= {} if A is None else {"light": f"{light}, {amount:g}"}
     film = make_film(found, image, p, homography, frames, fps, loop, seed, styles)
     report |= examine(film, found, homography, loop) | {"seconds in all": round(time.perf_counter() - began, 1), "memory at most, GB": most_memory()}
     return Video(film, fps, film.composer.masks[0].cpu(), found, report)
