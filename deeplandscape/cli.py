@@ -116,7 +116,7 @@ def server(
     if voila:
         command = ["voila", str(apps / f"{name}.ipynb" if name else apps),
                    f"--Voila.tornado_settings={UPLOADS}"]
-    else: command = ["jupyterlab", str(apps.parents[1]), f"--ServerApp.tornado_settings={UPLOADS}",
+    else: command = ["jupyterlab", str(apps.resolve().parents[1]), f"--ServerApp.tornado_settings={UPLOADS}",
                      f"--LabApp.default_url=/lab/tree/nbs/apps/{name or 'start'}.ipynb"]
     if not voila and hasattr(os, "geteuid") and os.geteuid() == 0: command.append("--allow-root")
     command += [f"--MappingKernelManager.{k}={v}" for k, v in CULLING[voila].items()]

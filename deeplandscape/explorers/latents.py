@@ -244,6 +244,15 @@ def motion_controls(frames):
                 horizon=slider("horizon", 0.5, 0.0, 1.0, 0.05, ".2f"),
                 time=slider("time", 0, 0, frames - 1, 1, "d"))
 
+def player_of(slider):
+    "A player at natural speed that moves the slider over and over, from when it is first seen; their link."
+    play = widgets.Play(min=0, max=slider.max, step=4, interval=133, repeat=True)
+    def begin(change):
+        if change["new"]: play.unobserve(begin, "_view_count"); play.playing = True
+    play._view_count = 0                                        # asks the page to count its views
+    play.observe(begin, "_view_count")
+    return play, widgets.jslink((play, "value"), (slider, "value"))
+
 def clip_frames(recipe, G, mean, seconds, fps, tick):
     "The frames (T, 3, R, R) of a recipe's motion; `tick(share, sentence)` is told how far it is."
     total, parts = max(1, round(seconds * fps)), []
@@ -285,8 +294,7 @@ class MotionExplorer(LatentExplorer):
                  A=None,                       # lighting network, which knows the styles; None: the shipped
                  weights: str = "generator"):  # a name in the weight registry, or a file
         controls, self.movie = motion_controls(frames), Movie("motion", 420)
-        self.play = widgets.Play(min=0, max=frames - 1, step=4, interval=133, repeat=True, playing=True)
-        self.linked = widgets.jslink((self.play, "value"), (controls["time"], "value"))
+        self.play, self.linked = player_of(controls["time"])
         self.export, self.job = export_controls(frames / 30), Job("save", self.save)
         names = "the moving scene", *(f"dynamic map {k}" for k in ("1", "2", "3"))
         super().__init__(G, seed, psi, A, weights, controls, (420, 122, 122, 122), names)
