@@ -2,6 +2,7 @@
 what they say."""
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -29,13 +30,14 @@ from deeplandscape.video.motion import CLOCK
 from small_models import CONFIG, small_generator, write_weights
 
 APPS = Path(__file__).resolve().parents[1] / "nbs" / "apps"
-EXPECTED = {"scene": {"ImageModel": 1, "FloatSliderModel": 4, "BoundedIntTextModel": 2, "ButtonModel": 11},
-            "motion": {"ImageModel": 4, "FloatSliderModel": 2, "ButtonModel": 13, "PlayModel": 1,
+EXPECTED = {"scene": {"ImageModel": 3, "FloatSliderModel": 12, "BoundedIntTextModel": 3, "ButtonModel": 17,
+                      "FileUploadModel": 1, "DropdownModel": 2, "TextareaModel": 1},
+            "motion": {"ImageModel": 6, "FloatSliderModel": 15, "ButtonModel": 30, "PlayModel": 1,
                        "LinkModel": 1},
             "inversion": {"ImageModel": 3, "FileUploadModel": 1, "ToggleButtonModel": 7,
                           "FloatSliderModel": 1, "ButtonModel": 1},
-            "photo": {"ImageModel": 1, "FileUploadModel": 1, "DropdownModel": 5, "FloatSliderModel": 3,
-                      "ButtonModel": 1, "CheckboxModel": 1}}
+            "photo": {"ImageModel": 1, "FileUploadModel": 1, "DropdownModel": 6, "FloatSliderModel": 3,
+                      "IntSliderModel": 1, "ButtonModel": 2, "CheckboxModel": 1, "TextareaModel": 1}}
 
 
 def has_weights():
@@ -57,7 +59,14 @@ def run(name):
 def G(): return small_generator()
 
 
-def test_every_app_is_known(): assert {p.stem for p in APPS.glob("*.ipynb")} == set(EXPECTED)
+def test_every_app_is_known(): assert {p.stem for p in APPS.glob("*.ipynb")} == {*EXPECTED, "start"}
+
+
+def test_the_start_page_leads_to_every_explorer():
+    text = "".join(cell.source for cell in nbformat.read(APPS / "start.ipynb", 4).cells)
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert {f"{name}.ipynb" for name in EXPECTED} <= set(links)
+    assert len(links) > 12 and all((APPS / link).exists() for link in links)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
