@@ -103,8 +103,9 @@ def import_official_command(
 
 # %% ../nbs/99_cli.ipynb #e84f0020
 UPLOADS = {"websocket_max_message_size": 100 * 2 ** 20}     # bytes; without it 10 MB
-# seconds: a kernel whose page is closed ends after half an hour
-CULLING = {"cull_idle_timeout": 1800, "cull_interval": 60}
+# seconds: how long a kernel stays whose page is closed; a plain page cannot be opened again on its kernel
+CULLING = {True: {"cull_idle_timeout": 60, "cull_interval": 20},           # Voila
+           False: {"cull_idle_timeout": 1800, "cull_interval": 60}}        # JupyterLab
 
 def server(
     apps: Path,                 # folder of the explorers' notebooks
@@ -122,10 +123,10 @@ def server(
     if voila:
         command = ["voila", str(apps / f"{name}.ipynb" if name else apps),
                    f"--Voila.tornado_settings={UPLOADS}"]
-    else: command = ["jupyterlab", str(apps), f"--ServerApp.tornado_settings={UPLOADS}"]
-    if name and not voila: command.append(f"--LabApp.default_url=/lab/tree/{name}.ipynb")
+    else: command = ["jupyterlab", str(apps.resolve().parents[1]), f"--ServerApp.tornado_settings={UPLOADS}",
+                     f"--LabApp.default_url=/lab/tree/nbs/apps/{name or 'start'}.ipynb"]
     if not voila and hasattr(os, "geteuid") and os.geteuid() == 0: command.append("--allow-root")
-    command += [f"--MappingKernelManager.{k}={v}" for k, v in CULLING.items()]
+    command += [f"--MappingKernelManager.{k}={v}" for k, v in CULLING[voila].items()]
     command += ([f"--port={port}"] if port else []) + ([] if browser else ["--no-browser"])
     return [sys.executable, "-m", *command]
 
@@ -133,7 +134,7 @@ def server(
 @app.command()
 def explore(
     name: Annotated[Optional[str], typer.Argument(
-        help="scene, motion, inversion or photo; default: the folder of all")] = None,
+        help="scene, motion, inversion or photo; default: a page that leads to all")] = None,
     voila: Annotated[bool, typer.Option("--voila",
                                         help="plain pages, without code, instead of JupyterLab")] = False,
     port: Annotated[Optional[int], number("where to listen; default: the next free port", 1, 65535)] = None,

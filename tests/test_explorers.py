@@ -1,6 +1,10 @@
 """The explorers without a page: each notebook of nbs/apps runs in a kernel of its own, and the controls do
 what they say."""
 import json
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -15,21 +19,25 @@ from deeplandscape.core import InputError
 from deeplandscape.files import weights_path
 from deeplandscape.explorers.toolkit import as_png, ClockFace, Drawing, Job, PhotoChoice, read_upload
 from deeplandscape.explorers.photos import InversionExplorer, loosen, PhotoExplorer
-from deeplandscape.explorers.latents import meaning, measurements, MotionExplorer, SceneExplorer
+from deeplandscape.explorers.latents import (
+    GeneratorPicker, meaning, measurements, MotionExplorer, SceneExplorer)
+from deeplandscape.explorers.recipes import Recipe, recipe_code, recipe_picture
 from deeplandscape.photo.inversion import invert, STEADY
 from deeplandscape.video.lighting import STYLES, styles_of
+from deeplandscape.media import read_photo, to_uint8
 from deeplandscape.model.approximator import load_lighting
 from deeplandscape.video.motion import CLOCK
 from small_models import CONFIG, small_generator, write_weights
 
 APPS = Path(__file__).resolve().parents[1] / "nbs" / "apps"
-EXPECTED = {"scene": {"ImageModel": 1, "FloatSliderModel": 4, "BoundedIntTextModel": 2, "ButtonModel": 11},
-            "motion": {"ImageModel": 4, "FloatSliderModel": 2, "ButtonModel": 13, "PlayModel": 1,
+EXPECTED = {"scene": {"ImageModel": 3, "FloatSliderModel": 12, "BoundedIntTextModel": 3, "ButtonModel": 17,
+                      "FileUploadModel": 1, "DropdownModel": 2, "TextareaModel": 1},
+            "motion": {"ImageModel": 6, "FloatSliderModel": 15, "ButtonModel": 30, "PlayModel": 1,
                        "LinkModel": 1},
             "inversion": {"ImageModel": 3, "FileUploadModel": 1, "ToggleButtonModel": 7,
                           "FloatSliderModel": 1, "ButtonModel": 1},
-            "photo": {"ImageModel": 1, "FileUploadModel": 1, "DropdownModel": 5, "FloatSliderModel": 3,
-                      "ButtonModel": 1, "CheckboxModel": 1}}
+            "photo": {"ImageModel": 1, "FileUploadModel": 1, "DropdownModel": 6, "FloatSliderModel": 3,
+                      "IntSliderModel": 1, "ButtonModel": 2, "CheckboxModel": 1, "TextareaModel": 1}}
 
 
 def has_weights():
@@ -51,7 +59,14 @@ def run(name):
 def G(): return small_generator()
 
 
-def test_every_app_is_known(): assert {p.stem for p in APPS.glob("*.ipynb")} == set(EXPECTED)
+def test_every_app_is_known(): assert {p.stem for p in APPS.glob("*.ipynb")} == {*EXPECTED, "start"}
+
+
+def test_the_start_page_leads_to_every_explorer():
+    text = "".join(cell.source for cell in nbformat.read(APPS / "start.ipynb", 4).cells)
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert {f"{name}.ipynb" for name in EXPECTED} <= set(links)
+    assert len(links) > 12 and all((APPS / link).exists() for link in links)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -79,16 +94,14 @@ def test_app_runs_with_the_shipped_networks(name, monkeypatch):
 
 @pytest.mark.parametrize("control, value",
                          [("z_dyn_1", 2.0), ("z_dyn_2", -3.0), ("z_dyn_3", 0.25), ("seed", 5), ("clouds", 5),
-                          ("psi", 1.0)])
+                          ("psi", 1.0), ("static_3", 0.0), ("dynamic_2", 2.5), ("other_from", 1)])
 def test_scene_controls_change_the_picture(G, control, value):
-    explorer = SceneExplorer(G, seed=1)
+    explorer = SceneExplorer(G, seed=2)
     before = explorer.images[0].value
     explorer.controls[control].value = value
     assert explorer.wait()
-    now = explorer.values()
-    light = [now[name] for name in explorer.names]
     assert explorer.images[0].value != before
-    assert explorer.images[0].value == as_png(explorer.render(light, now["seed"], now["clouds"], now["psi"]))
+    assert explorer.images[0].value == as_png(recipe_picture(explorer.recipe(), G))
 
 
 def test_captions_follow_the_picture(G):
@@ -98,6 +111,68 @@ def test_captions_follow_the_picture(G):
     explorer.caption.observe(lambda _: order.append("caption"), "value")
     explorer.set(z_dyn_1=1.0, seed=3)
     assert order == ["picture", "caption"]
+
+
+TEN = [Recipe(), Recipe(z_dyn=(1.25, -3.5, 0.1)), Recipe(seed=11, clouds=12), Recipe(psi=0.35, seed=2),
+       Recipe(static=(1, 0, 2, 0.5)), Recipe(dynamic=(0.1, 0.2, 3, 0)), Recipe(other=5, other_from=2),
+       Recipe(direction="7h", speed=-2.5, horizon=0.35, time=41), Recipe(time=3.5, dynamic=(2,)),
+       Recipe(z_dyn=(3, 2, 1), seed=7, clouds=8, psi=1.0, static=(0.3,) * 4, dynamic=(2,) * 4, other=9,
+              other_from=1, direction="12h", speed=1.5, horizon=1.0, time=99)]
+
+
+def test_ten_states_copied_as_python_make_the_same_pictures(G, tmp_path):
+    "In one fresh process that knows only the weights: every picture to the bit."
+    folders = [tmp_path / str(k) for k in range(len(TEN))]
+    for folder, recipe in zip(folders, TEN):
+        folder.mkdir()
+        (folder / "made.py").write_text(recipe_code(recipe, G))
+    script = "import os, sys\nfor f in sys.argv[1:]: os.chdir(f); exec(open('made.py').read(), {})"
+    environment = dict(os.environ, DEEPLANDSCAPE_WEIGHTS=str(write_weights(tmp_path)))
+    subprocess.run([sys.executable, "-c", script, *map(str, folders)], check=True, env=environment)
+    made = [to_uint8(read_photo(folder / "picture.png")) for folder in folders]
+    for picture, recipe in zip(made, TEN):
+        assert torch.equal(picture, to_uint8(recipe_picture(recipe, G))), recipe
+    assert len({picture.numpy().tobytes() for picture in made}) == len(TEN)
+
+
+def test_what_was_copied_is_what_is_shown(G):
+    "The explorer's own state, however it came about, is the state that it copies."
+    explorer = MotionExplorer(G, seed=3)
+    for recipe in TEN:
+        explorer.apply(recipe.replace(time=float(int(recipe.time))))
+        assert explorer.desk.papers.program.value == recipe_code(explorer.recipe(), G)
+        assert torch.equal(explorer.shown, recipe_picture(explorer.recipe(), G))
+
+
+def test_undo_goes_through_everything_that_was_done(G):
+    explorer = SceneExplorer(G, seed=1)
+    explorer.desk.history.pause = 0
+    pictures = [explorer.images[0].value]
+    for change in (dict(z_dyn_1=1.0), dict(seed=4, clouds=4), dict(dynamic_1=3.0), dict(psi=0.2)):
+        explorer.set(**change)
+        pictures.append(explorer.images[0].value)
+    back = []
+    while not explorer.desk.undo.disabled:
+        explorer.desk.undo.click()
+        back.append(explorer.images[0].value)
+    assert back == pictures[-2::-1]
+    for picture in pictures[1:]:
+        explorer.desk.redo.click()
+        assert explorer.images[0].value == picture
+
+
+def test_the_picker_keeps_the_state_and_survives_a_broken_file(G, tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPLANDSCAPE_WEIGHTS", str(write_weights(tmp_path)))
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing")
+    names = dict(own="generator", file=str(tmp_path / "generator.safetensors"),
+                 broken=str(tmp_path / "broken.safetensors"))
+    picker = GeneratorPicker(SceneExplorer, names)
+    picker.explorer.set(seed=9, z_dyn_2=1.5)
+    shown = picker.explorer.images[0].value
+    picker.list.value = names["file"]
+    assert picker.explorer.images[0].value == shown and picker.explorer.weights == names["file"]
+    picker.list.value = names["broken"]
+    assert "damaged" in picker.note.value and picker.explorer.images[0].value == shown
 
 
 def test_motion_starts_where_the_scene_is(G):
@@ -179,7 +254,7 @@ def test_the_buttons_are_the_styles_of_the_lighting_network(G):
         assert [explorer.controls[name].value for name in explorer.names] == z_dyn
     photo = PhotoExplorer({"wall": torch.rand(3, 40, 60)}, models(G) | {"A": A}, device="cpu")
     assert ([v for _, v in photo.controls["light"].options]
-            == [None, "tour", "random", *(f"light {k}" for k in range(9))])
+            == ["", "tour", "random", *(f"light {k}" for k in range(9))])
     # a generator without a network of its own
     assert [b.tooltip for b in SceneExplorer(G).styles.children][3].startswith(STYLES[3][2])
 
@@ -206,7 +281,7 @@ def test_every_hour_has_a_button():
 @pytest.mark.timing
 def test_a_slow_drawing_skips_what_is_out_of_date(G):
     "Thirty moves of a slider are answered by a few pictures, the last one right; the hand never waits."
-    explorer, drawn, draw = SceneExplorer(G), [], SceneExplorer.draw
+    explorer, drawn, draw = SceneExplorer(G, seed=0), [], SceneExplorer.draw
     explorer.draw = lambda **values: (time.sleep(0.1), drawn.append(values["z_dyn_1"]),
                                       draw(explorer, **values))[-1]
     began = time.perf_counter()

@@ -7,32 +7,34 @@ __all__ = ['loosen', 'InversionExplorer', 'PhotoExplorer']
 
 # %% ../../nbs/98_photos.ipynb #dbb9ac2a
 import copy
-import html
+import io
 import math
 import time
 from dataclasses import replace
 
 from IPython.display import display
 import ipywidgets as widgets
+from PIL import ImageDraw
 from torch import Tensor
 import torch
 import torch.nn.functional as F
 
 from ..core import InputError, item_normal, pick_device
+from ..media import show, table_html
 from ..model.generator import Generator, load_generator, mean_style
 from ..model.encoder import load_encoder
 from ..model.approximator import load_lighting
 from ..perception.network import perceptual_loss
 from ..perception.masks import segmenter
-from ..video.motion import CLOCK
 from ..video.lighting import STYLES
 from ..metrics.similarity import masked_ssim
 from ..photo.inversion import find_variant, Inversion, invert, STEADY, VARIANTS
 from ..photo.animation import animate
 from ..experiments.variants import half_way
 from deeplandscape.explorers.toolkit import (
-    as_png, choose, Explorer, Job, Movie, page, panel, PhotoChoice, picture, row, sentence, slider, thumbnail,
-    whole)
+    as_png, choose, Explorer, fitted, folded, Job, Movie, page, panel, PhotoChoice, picture, row, sentence, slider,
+    thumbnail, whole)
+from .painter import add_strokes, MaskPainter, read_strokes
 from .latents import styles_for
 
 # %% ../../nbs/98_photos.ipynb #640d06c5
@@ -86,13 +88,15 @@ def svg_curves(series, steps, width=640, height=210):
         parts.append(f'<text x="{width - 80}" y="{20 + 22 * n}" font-size="12" font-weight="600" fill="{COLORS[name]}">{said}</text>')
     parts += [f'<text x="{x(v):.0f}" y="{height - 22}" text-anchor="middle" {ink}>{v:.0f}</text>' for v in (0, steps / 2, steps)]
     parts.append(f'<text x="48" y="{height - 4}" {ink}>step; mean error of the picture, 0 to 255</text>')
-    return f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" style="color: var(--ink, #222)">{"".join(parts)}</svg>'
+    place = "color: var(--ink, #222); max-width: 100%; height: auto"
+    return f'<svg role="img" aria-label="errors by step" width="{width}" height="{height}" viewBox="0 0 {width} {height}" style="{place}">{"".join(parts)}</svg>'
 
 # %% ../../nbs/98_photos.ipynb #e09d487e
 class Column:
     "One variant on the page: its name, reconstruction, animation, and a note."
     def __init__(self, name, width=112):
-        self.made, self.moved, self.note = picture(width), picture(width), sentence("waits", "small")
+        self.made, self.moved = picture(width, f"{name}: reconstruction"), picture(width, f"{name}: clouds moved")
+        self.note = sentence("waits", "small")
         self.widget = widgets.VBox([sentence(name, "title"), self.made, self.moved, self.note], layout=widgets.Layout(width=f"{width + 4}px"))
 
     def show(self, note, made=None, moved=None):
@@ -115,7 +119,7 @@ class Looseness(Explorer):
     "One of the inversions found, from faithful to movable."
     def __init__(self, found):
         self.found = found     # name -> (Inversion, G, W')
-        super().__init__(dict(variant=choose("variant", [], None), share=slider("", 0.0, 0.0, 1.0, 0.05, ".2f")), (192, 192))
+        super().__init__(dict(variant=choose("variant", [("none yet", "")], ""), share=slider("", 0.0, 0.0, 1.0, 0.05, ".2f")), (192, 192), ("picture", "clouds moved"))
 
     def draw(self, variant, share):
         if variant not in self.found: raise InputError("Invert a photograph first; then move the slider.")
@@ -127,10 +131,10 @@ class Looseness(Explorer):
 
     def page(self):
         c, (made, moved) = self.controls, self.images
-        c["share"].layout.width = "260px"
+        c["share"].layout.width, c["share"].style.description_width = "260px", "0px"
         ends = row(sentence("faithful", "small"), c["share"], sentence("movable", "small"), gap="6px", center=True)
         pictures = row(widgets.VBox([made, sentence("picture", "small")]), widgets.VBox([moved, sentence("clouds moved by half the width", "small")]))
-        return panel("From faithful to movable", row(pictures, widgets.VBox([c["variant"], ends, self.caption], layout=widgets.Layout(width="460px"))))
+        return panel("From faithful to movable", row(pictures, widgets.VBox([c["variant"], ends, self.caption], layout=fitted(460))))
 
 # %% ../../nbs/98_photos.ipynb #945b6409
 def inversion_controls():
@@ -244,12 +248,13 @@ class Watch:
 def photo_controls(styles=STYLES):
     "What can be chosen for the video of a photograph; the names of lights are those of the styles."
     names = dict.fromkeys(label.split(",")[0] for _, _, label in styles)
-    lights = [("as it is", None), ("all styles", "tour"), ("by chance", "random"), *((name, name) for name in names)]
-    return dict(direction=choose("direction", [("by chance", None), *((hour, hour) for hour in CLOCK)], "3h"),
-                seconds=slider("seconds", 4.0, 0.5, 10.0, 0.5, ".1f"), speed=slider("speed", 1.0, -4.0, 4.0),
+    lights = [("as it is", ""), ("all styles", "tour"), ("by chance", "random"), *((name, name) for name in names)]
+    return dict(direction=slider("direction, °", 90, 0, 330, 30, "d"),
+                seconds=slider("seconds", 4.0, 0.5, 10.0, 0.5, ".1f"), fps=choose("frames a s", [15, 24, 30], 30),
+                form=choose("format", ["mp4", "webp", "gif"], "mp4"), speed=slider("speed", 1.0, -4.0, 4.0),
                 iterations=choose("inversion", [("quick, 100 steps", 100), ("the paper's 500 steps", 500)], 100),
                 size=choose("longest side", [("384 px", 384), ("512 px", 512), ("768 px", 768), ("1280 px", 1280)], 512),
-                light=choose("light", lights, None), amount=slider("amount", 1.0, 0.0, 1.0, 0.05, ".2f"),
+                light=choose("light", lights, ""), amount=slider("amount", 1.0, 0.0, 1.0, 0.05, ".2f"),
                 loop=widgets.Checkbox(False, description="loop"), seed=whole("seed", 0))
 
 def shares(iterations, seconds, size):
@@ -258,11 +263,76 @@ def shares(iterations, seconds, size):
     parts = torch.tensor([2.0 * iterations, 4.0 * pixels, 0.6 * pixels])       # in steps of the inversion
     return (parts.cumsum(0) / parts.sum())[:2].tolist()
 
-def as_table(report):
-    "A dictionary as two columns."
-    shown = lambda v: html.escape(f"{v:.3f}" if isinstance(v, float) else str(v))
-    rows = "".join(f"<tr><td>{html.escape(key)}</td><td>{shown(value)}</td></tr>" for key, value in report.items())
-    return f'<table class="report">{rows}</table>'
+def hour_of(degrees):
+    "The clock position of an angle, clockwise from straight up; the twelve that `animate` knows."
+    return f"{round(degrees / 30) % 12 or 12}h"
+
+def with_arrow(photo, degrees, speed):
+    "A photo (3, H, W) with the way its clouds will go, as a PNG."
+    made, (h, w) = show(photo), photo.shape[-2:]
+    turn, reach = math.radians(degrees), 0.28 * min(h, w) * math.copysign(1, speed)
+    x, y, right, down = w / 2, h / 3, math.sin(turn) * reach, -math.cos(turn) * reach
+    tip, head = (x + right, y + down), [(x + right * a - down * b, y + down * a + right * b) for a, b in ((0.6, 0.25), (0.6, -0.25))]
+    pen = ImageDraw.Draw(made)
+    for colour, more in ("black", 3), ("white", 0):
+        pen.line([(x - right, y - down), tip], colour, 4 + more)
+        for end in head: pen.line([tip, end], colour, 4 + more)
+    data = io.BytesIO()
+    made.save(data, "png")
+    return data.getvalue()
+
+# %% ../../nbs/98_photos.ipynb #ce0b85d3
+class AimedPhoto(PhotoChoice):
+    "A choice of photographs; the way the clouds will go is drawn on the chosen one."
+    def __init__(self, photos, controls, looked):
+        self.controls, self.looked = controls, looked        # looked(photo): another one was chosen
+        super().__init__(photos, 360)
+        for name in "direction", "speed": controls[name].observe(self.aim, "value")
+
+    def aim(self, _=None):
+        self.preview.value = with_arrow(thumbnail(self.photo, self.longest), *(self.controls[k].value for k in ("direction", "speed")))
+
+    def look(self, _=None):
+        self.note.value = ""
+        self.aim()
+        self.looked(thumbnail(self.photo, self.longest))
+
+def photo_page(explorer):
+    "How the page of a photograph's video is laid out."
+    c = explorer.controls
+    known = sentence("0 is up and closer, 90 to the right; the arrow on the photograph shows it.", "small")
+    motion = panel("Motion", c["direction"], known, *(c[name] for name in ("speed", "seconds", "loop")), explorer.job.widget, width="440px")
+    said = sentence("Paint where the mask is wrong. Without paint it stays as it was found.", "small")
+    more = folded(Correct_the_mask=widgets.VBox([explorer.find, said, explorer.painter.widget]),
+                  Light=widgets.VBox([c["light"], c["amount"]]),
+                  Size_and_format=widgets.VBox([c[name] for name in ("size", "fps", "form", "iterations", "seed")]))
+    left = widgets.VBox([panel("Photograph", explorer.choice.widget, width="440px"), motion, more], layout=fitted(440))
+    result = panel("Video", explorer.waiting, explorer.movie.widget, explorer.report, width="600px")
+    about = "Sky and water are found and moved; everything else stays. Upload a photograph of your own, of up to 100 MB."
+    return page("From photograph to video", about, row(left, result, gap="20px"))
+
+# %% ../../nbs/98_photos.ipynb #a8d83c42
+def same(a, b):
+    "Whether two descriptions of an inversion, tuples with tensors in them, are equal."
+    return a is not None and len(a) == len(b) and all(x is y or torch.is_tensor(x) and torch.is_tensor(y) and torch.equal(x, y)
+                                                      or not torch.is_tensor(x) and x == y for x, y in zip(a, b))
+
+def animated(explorer, photo, tick, options):
+    "`animate` with the progress told; an inversion of the same photograph and mask is used again."
+    ends, steps, total = shares(options["iterations"], options["seconds"], options["size"]), [0], 2 * options["iterations"]
+    def look(made):
+        steps[0] += len(made) if torch.is_grad_enabled() else 0
+        tick(ends[0] * min(1.0, steps[0] / total), f"inversion, step {steps[0]} of at most {total}")
+    names = ("E", "segment", "perceptual", *(("A",) if options.get("light") else ()))
+    models = {name: explorer.network(name) for name in names} | dict(G=watched(explorer.network("G"), look))
+    key = photo, options.get("mask"), options["iterations"], options["seed"]
+    before = explorer.kept[1] if same(explorer.kept[0], key) else None
+    video = animate(photo, device=explorer.device, models=models, inversion=before, **options)
+    explorer.kept = key, unwatched(video.inversion)
+    part, count = ends[1] - ends[0], len(video.film)
+    tell = lambda k: tick(ends[0] + part * k / count, f"frame {k} of {count}")
+    video.frames = torch.stack([(frame, tell(k))[0] for k, frame in enumerate(video.film, 1)])
+    return video
 
 # %% ../../nbs/98_photos.ipynb #e879553f
 class PhotoExplorer:
@@ -271,38 +341,34 @@ class PhotoExplorer:
                  photos: dict | None = None,   # as in PhotoChoice
                  models: dict | None = None,   # own "G", "E", "A", "segment", "perceptual" instead of the shipped ones
                  device="auto"):               # where to compute
-        self.device, self.video = pick_device(device), None
-        self.network, self.choice = networks(models, self.device), PhotoChoice(photos, 360)
-        styles, _ = styles_for(self.network("G"), (models or {}).get("A"))
-        self.controls, self.job = photo_controls(styles), Job("animate", self.work)
-        self.movie, self.report = Movie("animated.mp4", 560), widgets.HTML()
-        left = [panel("Photograph", self.choice.widget, width="400px"), panel("Motion", *self.controls.values(), self.job.widget, width="400px")]
-        result = panel("Video", sentence("It appears here.", "small"), self.movie.widget, self.report, width="620px")
-        self.waiting = result.children[1]
-        about = "Sky and water are found and moved; everything else stays. Upload a photograph of your own, of up to 100 MB."
-        self.widget = page("From photograph to video", about, row(widgets.VBox(left), result, gap="20px"))
+        self.device, self.video, self.kept = pick_device(device), None, (None, None)
+        self.network, self.job, self.painter = networks(models, self.device), Job("animate", self.work), MaskPainter(360)
+        self.controls = photo_controls(styles_for(self.network("G"), (models or {}).get("A"))[0])
+        self.choice = AimedPhoto(photos, self.controls, lambda photo: self.painter.show(photo))
+        self.movie, self.report, self.waiting = Movie("animated", 560), widgets.HTML(), sentence("It appears here.", "small")
+        self.find = widgets.Button(description="find sky and water, and correct them", layout=fitted(280))
+        self.find.on_click(self.segment)
+        self.widget = photo_page(self)
+
+    def found(self):
+        "Static, sky and water (3, h, w) as the segmentation finds them."
+        with torch.no_grad(): return self.network("segment")(thumbnail(self.choice.photo, 512)[None].to(self.device))[0].cpu()
+
+    def segment(self, _=None): self.painter.show(thumbnail(self.choice.photo, 360), self.found())
 
     def render(self, photo, tick=lambda share, sentence: None, **options):
         "The `Video` of a photo (3, H, W); `options` are those of `animate`."
-        ends, steps, total = shares(options["iterations"], options["seconds"], options["size"]), [0], 2 * options["iterations"]
-        def look(made):
-            steps[0] += len(made) if torch.is_grad_enabled() else 0
-            tick(ends[0] * min(1.0, steps[0] / total), f"inversion, step {steps[0]} of at most {total}")
-        names = ("E", "segment", "perceptual", *(("A",) if options.get("light") else ()))
-        models = {name: self.network(name) for name in names} | dict(G=watched(self.network("G"), look))
-        video = animate(photo, device=self.device, models=models, **options)
-        unwatched(video.inversion)
-        part, count = ends[1] - ends[0], len(video.film)
-        tell = lambda k: tick(ends[0] + part * k / count, f"frame {k} of {count}")
-        video.frames = torch.stack([(frame, tell(k))[0] for k, frame in enumerate(video.film, 1)])
-        return video
+        return animated(self, photo, tick, options)
 
     def work(self, tick):
         values, photo, name = {key: control.value for key, control in self.controls.items()}, self.choice.photo, self.choice.name
-        end = shares(values["iterations"], values["seconds"], values["size"])[1]
-        self.video = self.render(photo, tick, **values)
-        self.movie.show(self.video.frames, self.video.fps, lambda share: tick(end + (1 - end) * share, "encoding the video"))
-        self.waiting.value, self.report.value = name, as_table(self.video.report)
+        values["light"] = values["light"] or None
+        form, end = values.pop("form"), shares(values["iterations"], values["seconds"], values["size"])[1]
+        strokes = read_strokes(self.painter.strokes.value)
+        mask = None if strokes is None else add_strokes(self.found(), strokes)
+        self.video = self.render(photo, tick, **values | dict(direction=hour_of(values["direction"]), mask=mask))
+        self.movie.show(self.video.frames, self.video.fps, lambda share: tick(end + (1 - end) * share, "encoding the video"), form)
+        self.waiting.value, self.report.value = name, table_html(self.video.report)
         return f"{name} moves."
 
     def _ipython_display_(self): display(self.widget)

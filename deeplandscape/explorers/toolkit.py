@@ -22,7 +22,7 @@ import torch.nn.functional as F
 import traitlets
 
 from ..core import InputError
-from ..media import from_uint8, read_photo, show, write_video
+from ..media import from_uint8, read_photo, save_image, show, write_video
 from ..data.weather import scene_seeds
 from ..data.scenes import render
 from ..video.motion import CLOCK
@@ -37,24 +37,44 @@ def as_png(
     return data.getvalue()
 
 # %% ../../nbs/96_toolkit.ipynb #6cad8cce
-def slider(name, value, low, high, step=0.25, form="+.2f"):
-    "A slider that reports when it is let go."
+def fitted(width, **more): return widgets.Layout(width=f"{width}px", max_width="100%", **more)
+
+def slider(name, value, low, high, step=0.25, form="+.2f", live=True):
+    "A slider that reports while it is dragged (live) or when it is let go."
     make = widgets.IntSlider if isinstance(step, int) else widgets.FloatSlider
     limits = dict(min=low, max=high, step=step)
-    layout = widgets.Layout(width="330px")
-    return make(value, **limits, description=name, continuous_update=False, readout_format=form,
-                layout=layout)
+    return make(value, **limits, description=name, continuous_update=live, readout_format=form,
+                layout=fitted(420), style=dict(description_width="92px"))
 
-def whole(name, value): return widgets.BoundedIntText(value, min=0, max=10**6, description=name)
-def choose(name, options, value): return widgets.Dropdown(options=options, value=value, description=name)
-def picture(width):
-    return widgets.Image(format="png", layout=widgets.Layout(width=f"{width}px", flex="0 0 auto"))
+def whole(name, value):
+    "A box for a whole number; it reports when the number is complete."
+    return widgets.BoundedIntText(value, min=0, max=10**6, description=name, continuous_update=False,
+                                  layout=fitted(210), style=dict(description_width="92px"))
+
+def choose(name, options, value):
+    "A list to choose from; None is no value for an option, or the list looks empty."
+    return widgets.Dropdown(options=options, value=value, description=name, layout=fitted(330),
+                            style=dict(description_width="92px"))
 
 def sentence(text="", kind="sentence"):
     "Plain text that wraps."
     label = widgets.Label(text)
     label.add_class(kind)
     return label
+
+# %% ../../nbs/96_toolkit.ipynb #8b8aed24
+def blank():
+    "What a picture shows before there is one: nothing, as a file, so that no browser shows it as broken."
+    return as_png(torch.full((3, 1, 1), 0.7))
+
+class Seen(widgets.Image):
+    "A picture with a title; without a description the browser's side cannot show one."
+    description = traitlets.Unicode("").tag(sync=True)
+
+def picture(width, about="picture"):
+    "A place for a picture of so many px; `about` is read to those who do not see it."
+    place = fitted(width, flex="0 0 auto", height="auto")
+    return Seen(value=blank(), format="png", tooltip=about, layout=place)
 
 # %% ../../nbs/96_toolkit.ipynb #e5aea5b6
 SHEET = """<style>
@@ -67,12 +87,30 @@ SHEET = """<style>
       color: var(--ink); }
 .explorer .widget-label.small { font-size: 12px; color: var(--soft); }
 .explorer .widget-label.title { font-weight: 600; }
-.explorer .panel { border: 1px solid var(--line); border-radius: 6px; padding: 8px 12px; margin: 0 0 10px 0; }
+.explorer .panel { border: 1px solid var(--line); border-radius: 6px; padding: 8px 12px; margin: 0 0 10px 0;
+    box-sizing: border-box; max-width: 100%; overflow: visible; }
+.explorer, .explorer .widget-box { max-width: 100%; box-sizing: border-box; min-width: 0; overflow: visible; }
+.explorer { max-width: 1110px; padding: 0 2px; }
+.explorer .widget-slider { min-width: 0; }
+.explorer .widget-slider .slider-container { min-width: 90px; }
+.explorer .widget-readout { min-width: 44px; }
+.explorer .jupyter-button { flex: 0 0 auto; max-width: 100%; }
 .explorer img { border-radius: 4px; background: var(--line); }
+.explorer video { max-width: 100%; height: auto; }
+.explorer textarea { font-family: var(--jp-code-font-family, monospace); font-size: 12px; }
+.explorer a.button, .explorer button.plain { display: inline-block; padding: 4px 10px; font-size: 13px;
+    border: 1px solid var(--line); border-radius: 3px; background: var(--jp-layout-color2, #eee);
+    color: var(--ink); text-decoration: none; cursor: pointer; }
+@media (max-width: 520px) {
+    .explorer .widget-slider { flex-wrap: wrap; height: auto; }
+    .explorer .widget-slider > .widget-label { width: 100% !important; text-align: left; }
+}
+.explorer .report { display: block; overflow-x: auto; max-width: 100%; }
 .explorer .report td { font-size: 12px; line-height: 1.5; color: var(--ink); padding: 0 18px 0 0;
     text-align: left; vertical-align: top; }
 </style>"""
 
+# %% ../../nbs/96_toolkit.ipynb #f8627027
 def page(title, about, *parts):
     "A page: its style sheet, heading and parts."
     sheet = widgets.HTML(SHEET, layout=widgets.Layout(display="none"))
@@ -83,13 +121,21 @@ def page(title, about, *parts):
 
 def panel(title, *parts, **layout):
     "A framed group of widgets."
-    box = widgets.VBox([sentence(title, "title"), *parts], layout=widgets.Layout(**layout))
+    box = widgets.VBox([sentence(title, "title"), *parts],
+                       layout=widgets.Layout(**dict(max_width="100%") | layout))
     box.add_class("panel")
     return box
 
 def row(*parts, gap="12px", center=False):
-    return widgets.HBox(parts, layout=widgets.Layout(
-        align_items="center" if center else "flex-start", grid_gap=gap))
+    "Widgets side by side, below one another where the page is too narrow."
+    return widgets.HBox(parts, layout=widgets.Layout(flex_flow="row wrap", max_width="100%", grid_gap=gap,
+                                                     align_items="center" if center else "flex-start"))
+
+def folded(**parts):
+    "Parts by title (underscores are blanks), closed until somebody opens them."
+    box = widgets.Accordion(list(parts.values()), titles=[name.replace("_", " ") for name in parts])
+    box.selected_index = None
+    return box
 
 # %% ../../nbs/96_toolkit.ipynb #bae3594a
 class Drawing:
@@ -126,9 +172,10 @@ class Explorer:
     "Named controls, pictures, caption; a subclass has `draw(**values) -> (pictures, caption)` and `page()`."
     def __init__(self,
                  controls: dict,            # name -> widget with a value
-                 widths: tuple = (384,)):   # of the pictures on the screen, px
+                 widths: tuple = (384,),    # of the pictures on the screen, px
+                 names: tuple = ("picture",) * 9):   # what they show, for those who do not see them
         self.controls, self.held, self.caption = controls, False, sentence()
-        self.images, self.drawing = [picture(width) for width in widths], Drawing(self.refresh)
+        self.images, self.drawing = [picture(*at) for at in zip(widths, names)], Drawing(self.refresh)
         for control in controls.values(): control.observe(self.ask, "value")
         self.refresh()
         self.widget = self.page()
@@ -168,7 +215,7 @@ class Job:
         self.name, self.work, self.thread, self.stopping, self.told = name, work, None, False, 0.0
         self.button = widgets.Button(description=name, button_style="primary")
         self.bar = widgets.FloatProgress(0.0, min=0.0, max=1.0,
-                                         layout=widgets.Layout(visibility="hidden", width="220px"))
+                                         layout=fitted(220, visibility="hidden"))
         self.note = sentence()
         self.button.on_click(self.click)
         self.widget = widgets.VBox([row(self.button, self.bar), self.note])
@@ -208,24 +255,45 @@ def time_left(seconds, share):
 
 # %% ../../nbs/96_toolkit.ipynb #b11f112c
 class Movie:
-    "A place on the page for a video: player and download, empty at first."
+    "A place on the page for a video or a still: what is seen, and a link to keep it; empty at first."
     def __init__(self,
-                 name: str = "deeplandscape.mp4",   # of the download
-                 width: int = 512):                 # on the screen, px
+                 name: str = "deeplandscape",   # of the download, without suffix
+                 width: int = 512):             # on the screen, px
         self.name, self.width, self.data, self.widget = name, width, b"", widgets.VBox()
 
-    def show(self, frames, fps, tick=lambda share: None):
-        "Encode frames (T, 3, H, W), telling `tick` the share done, and put them on the page."
+    def show(self,
+             frames: Tensor,                    # (T, 3, H, W)
+             fps: float,                        # frames a second
+             tick=lambda share: None,           # told the share done
+             form: str = "mp4") -> None:        # "mp4", "webp", "gif", or "png" for the first frame alone
+        "Encode frames and put them on the page."
         def told():
             for k, frame in enumerate(frames): tick(k / len(frames)); yield frame
         with tempfile.TemporaryDirectory() as folder:
-            self.data = write_video(told(), Path(folder) / "movie.mp4", fps).read_bytes()
-        player = widgets.Video(value=self.data, format="mp4", width=str(self.width), autoplay=True, loop=True)
-        source = f"data:video/mp4;base64,{base64.b64encode(self.data).decode()}"
-        link = (f'<a style="text-decoration: underline" download="{self.name}" href="{source}">download '
-                f'{self.name}</a>')
-        text = f"{link} ({len(self.data) / 1024:.0f} kB)"
-        self.widget.children = (player, widgets.HTML(text))
+            path = Path(folder) / f"movie.{form}"
+            made = save_image(frames[0], path) if form == "png" else write_video(told(), path, fps)
+            self.data = made.read_bytes()
+        if form == "mp4": seen = widgets.Video(value=self.data, format="mp4", width=str(self.width),
+                                               autoplay=True, loop=True)
+        else: seen = Seen(value=self.data, format=form, layout=fitted(self.width), tooltip=self.name)
+        kind = "video/mp4" if form == "mp4" else f"image/{form}"
+        source = f"data:{kind};base64,{base64.b64encode(self.data).decode()}"
+        link = (f'<a style="text-decoration: underline" download="{self.name}.{form}" href="{source}">'
+                f'download {self.name}.{form}</a>')
+        self.widget.children = seen, widgets.HTML(f"{link} ({len(self.data) / 1024:.0f} kB)")
+
+# %% ../../nbs/96_toolkit.ipynb #36e9d1a6
+def export_controls(seconds=4.0):
+    "What can be chosen for a file: length, frames a second, size as a multiple of the generator's, format."
+    return dict(seconds=slider("length, s", seconds, 0.5, 20.0, 0.5, ".1f"),
+                fps=choose("frames a s", [15, 24, 30, 60], 30),
+                scale=choose("size", [("as it is", 1), ("twice", 2), ("four times", 4)], 2),
+                form=choose("format", ["mp4", "webp", "gif", "png"], "mp4"))
+
+def enlarged(frames, scale):
+    "Frames (T, 3, H, W) in [-1, 1] at a multiple of their size, smoothly."
+    if scale == 1: return frames
+    return F.interpolate(frames, scale_factor=scale, mode="bicubic", align_corners=False).clamp(-1, 1)
 
 # %% ../../nbs/96_toolkit.ipynb #89ede1c4
 class ClockFace(widgets.GridBox):
@@ -234,7 +302,8 @@ class ClockFace(widgets.GridBox):
 
     def __init__(self,
                  value: str = "3h"):   # chosen at first
-        tracks = dict(grid_template_columns="repeat(7, 36px)", grid_template_rows="repeat(7, 25px)")
+        tracks = dict(grid_template_columns="repeat(7, 36px)", grid_template_rows="repeat(7, 25px)",
+                      flex="0 0 auto")
         super().__init__(layout=widgets.Layout(**tracks, margin="0 0 4px 10px"))
         self.arrow = widgets.HTML(layout=widgets.Layout(grid_area="3 / 3 / span 3 / span 3", margin="0"))
         self.buttons = {hour: self.button(hour, int(hour[:-1])) for hour in CLOCK}
@@ -303,10 +372,10 @@ class PhotoChoice:
         self.list = choose("photo", names, names[0])
         self.upload = widgets.FileUpload(accept="image/*", description="upload",
                                          layout=widgets.Layout(width="110px"))
-        self.preview = widgets.Image(format="png",
-                                     layout=widgets.Layout(flex="0 0 auto", align_self="flex-start"))
-        self.list.layout.width = "240px"
-        self.list.style.description_width = "44px"
+        self.preview = Seen(value=blank(), format="png", tooltip="the photograph",
+                            layout=widgets.Layout(flex="0 0 auto", align_self="flex-start",
+                                                  max_width="100%", height="auto"))
+        self.list.layout.width, self.list.style.description_width = "240px", "44px"
         self.widget = widgets.VBox([row(self.list, self.upload, gap="4px"), self.note, self.preview])
         self.upload.observe(self.take, "value")
         self.list.observe(self.look, "value")
@@ -321,7 +390,8 @@ class PhotoChoice:
         if callable(found): found = self.photos[self.name] = found()
         return found
 
-    def look(self, _=None): self.preview.value = as_png(thumbnail(self.photo, self.longest))
+    def look(self, _=None):
+        self.note.value, self.preview.value = "", as_png(thumbnail(self.photo, self.longest))
 
     def take(self, change):
         "Read what was uploaded, and choose it."
@@ -331,5 +401,6 @@ class PhotoChoice:
                                else f"This upload failed: {error}"); return
         self.photos |= new
         self.list.options = list(self.photos)
-        for name in new: self.list.value, self.note.value = name, f"{name} is here."
+        for name in new: self.list.value = name
         self.look()
+        self.note.value = f"{self.name} is here."

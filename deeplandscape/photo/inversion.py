@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from ..core import fitting_threads, InputError, item_normal
+from ..media import picture_html, table_html
 from ..model.generator import Block, Generator, mean_style
 from ..metrics.similarity import ssim
 from .fixed import fixed_generator, fixed_perception
@@ -271,7 +272,7 @@ def fused_steps(G: Generator) -> Iterator[None]:
     finally: arrange(False, torch.contiguous_format)
 
 # %% ../../nbs/71_inversion.ipynb #1e243ead
-@dataclass
+@dataclass(repr=False)
 class Inversion:
     "The latents of B photographs, a generator for each, and how they were found."
     W: Tensor                      # (B, 2N, w_dim)
@@ -294,6 +295,14 @@ class Inversion:
 
     @property
     def ssim(self) -> Tensor: return ssim(self.reconstruction().clamp(-1, 1), self.photo)     # (B,)
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{score:.3f}" for score in self.ssim.tolist())
+        return (f"Inversion({len(self.photo)} of {self.photo.shape[-1]} px, SSIM {scores}, "
+                f"{len(self.history)} iterations)")
+
+    def _repr_html_(self) -> str: return inversion_html(self)
+
 
 # %% ../../nbs/71_inversion.ipynb #0fc88afc
 def start(
@@ -367,3 +376,19 @@ def invert(
     frozen = copy.deepcopy(G).requires_grad_(False)
     with fitting_threads(synthesis_work(G) * len(photo)):
         return invert_with(frozen, photo, variant, E, mask, perceptual, settings, seed, callback)
+
+# %% ../../nbs/71_inversion.ipynb #7d604f20
+def inversion_html(found, most=8):
+    "Photograph, reconstruction, their difference and the mask of each item, and what was reached."
+    made, parts = found.reconstruction().clamp(-1, 1), []
+    for b, score in enumerate(found.ssim.tolist()[:most]):
+        parts += [picture_html(found.photo[b], "photograph"),
+                  picture_html(made[b], f"reconstruction, SSIM {score:.3f}"),
+                  picture_html(4 * (made[b] - found.photo[b]).abs() - 1, "their difference, four times")]
+        if found.mask is not None: parts.append(picture_html(found.mask[b], "static"))
+        parts.append("<br>")
+    std = lambda maps: ", ".join(f"{s.std():.2f}" for s in maps)
+    done = lambda phase: sum(line["phase"] == phase for line in found.history)
+    return "".join(parts) + table_html({
+        "iterations on latents, on G": f"{done('latents')}, {done('generator')}",
+        "std of S_st, by level": std(found.S_st), "std of S_dyn, by level": std(found.S_dyn)})

@@ -13,11 +13,12 @@ from serving import ROOT, chromium, opened, served
 def scene(page):
     page.get_by_text("z_dyn = +0.00").first.wait_for()
     page.get_by_role("button", name="another scene").click()
-    page.get_by_text("scene 1, clouds 1").first.wait_for()
+    page.wait_for_timeout(1500)
 
 
 def motion(page):
-    page.get_by_text("scene 0, frame 0").first.wait_for()
+    page.get_by_text("horizon 0.50").first.wait_for()
+    page.locator(".widget-play button").first.click()
     page.get_by_role("button", name="2", exact=True).click()
     slider = page.locator(".widget-slider", has_text="time").locator(".noUi-handle")
     slider.focus()

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -94,51 +95,64 @@ def overlaps(page):
 def test_scene_sliders_and_styles_change_the_pixels(page, address):
     from deeplandscape.explorers.latents import SceneExplorer
     expected = SceneExplorer(small_generator())
+    seed = expected.controls["seed"].value
     page.goto(address + "scene.ipynb")
     wait_for(page, "z_dyn = +0.00, +0.00, +0.00")
     assert not overlaps(page)
     handle(page, "z dyn 1").focus()
     for _ in range(8): page.keyboard.press("ArrowRight")
     wait_for(page, "z_dyn = +2.00, +0.00, +0.00")
-    assert same(pixels_of(page), expected.render((2.0, 0, 0)))
+    assert same(pixels_of(page), expected.render((2.0, 0, 0), seed))
     candidates, screen = [float(z) for z in np.arange(0, 3.1, 0.5)], seen(page, 32)
-    distances = [np.abs(screen - as_array(expected.render((z, 0, 0)))).mean() for z in candidates]
+    distances = [np.abs(screen - as_array(expected.render((z, 0, 0), seed))).mean() for z in candidates]
     assert candidates[int(np.argmin(distances))] == 2.0, distances
     drag(page, "z dyn 2", 1.0)
     wait_for(page, "z_dyn = +2.00, +3.50, +0.00")
-    assert same(pixels_of(page), expected.render((2.0, 3.5, 0)))
+    assert same(pixels_of(page), expected.render((2.0, 3.5, 0), seed))
     page.get_by_role("button", name="7 deep night").click()
     wait_for(page, "z_dyn = +2.50, +0.00, +0.00")
     page.get_by_role("button", name="another scene").click()
-    wait_for(page, "scene 1, clouds 1")
-    assert same(pixels_of(page), expected.render((2.5, 0, 0), 1))
+    wait_for(page, f"scene {seed + 1}, clouds {seed + 1}")
+    assert same(pixels_of(page), expected.render((2.5, 0, 0), seed + 1))
+    page.wait_for_timeout(1200)
+    page.get_by_role("button", name="undo").click()
+    wait_for(page, f"scene {seed}, clouds {seed}")
+    page.get_by_text("Python", exact=True).click()
+    program = page.locator(".program textarea").input_value()
+    assert f"seed in ({seed}, {seed})" in program and "[[2.5, 0.0, 0.0]]" in program
 
 
 def test_motion_plays_and_saves(page, address):
     from deeplandscape.explorers.latents import MotionExplorer
     expected = MotionExplorer(small_generator())
+    seed = expected.controls["seed"].value
     page.goto(address + "motion.ipynb")
-    wait_for(page, "scene 0, frame 0")
+    wait_for(page, f"scene {seed}, frame")
+    page.wait_for_function("[...document.querySelectorAll('.widget-label')].some(e => / frame [1-9]"
+                           "/.test(e.textContent))")                # it plays by itself
+    page.locator(".widget-play button").first.click()
+    page.locator(".widget-play button").nth(1).click()
+    wait_for(page, f"scene {seed}, frame 0")
     assert not overlaps(page)
     before = pixels_of(page, 1)
     page.get_by_role("button", name="9", exact=True).click()
-    wait_for(page, "9h, speed +1.00, horizon 0.50, scene 0, frame 0")
+    wait_for(page, f"9h, speed +1.00, horizon 0.50, scene {seed}, frame 0")
     handle(page, "time").focus()
     for _ in range(5): page.keyboard.press("ArrowRight")
-    wait_for(page, "9h, speed +1.00, horizon 0.50, scene 0, frame 5")
+    wait_for(page, f"9h, speed +1.00, horizon 0.50, scene {seed}, frame 5")
     assert same(pixels_of(page), expected.render([5], "9h")[0][0])
     assert np.abs(pixels_of(page, 1).astype(int) - before).max() > 20                # the map has moved
     page.locator(".widget-play button").first.click()
     page.wait_for_function("![...document.querySelectorAll('.widget-label')].some(e => / frame "
                            "5$/.test(e.textContent))")
     page.locator(".widget-play button").first.click()
-    page.get_by_role("button", name="save video").click()
+    page.get_by_role("button", name="save", exact=True).click()
     wait_for(page, "120 frames")
     with page.expect_download() as download: page.get_by_text("download motion.mp4").click()
     assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
     assert (page.locator("video").evaluate(
         "v => new Promise(done => v.readyState > 1 ? done(v.videoWidth) : v.onloadeddata = () => "
-        "done(v.videoWidth))") == 32)
+        "done(v.videoWidth))") == 64)
 
 
 def test_inversion_runs_stops_and_loosens(page, address):
@@ -182,6 +196,7 @@ def test_photo_survives_bad_uploads_and_makes_a_video(page, address, tmp_path):
     assert pixels_of(page).shape == (60, 90, 3)
     handle(page, "seconds").focus()
     page.keyboard.press("Home")
+    page.get_by_text("Light", exact=True).click()
     page.locator(".widget-dropdown", has_text="light").locator("select").select_option("deep night")
     page.get_by_role("button", name="animate").click()
     wait_for(page, "mine.png moves.")
@@ -189,6 +204,60 @@ def test_photo_survives_bad_uploads_and_makes_a_video(page, address, tmp_path):
     assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
     report = page.locator("table.report").first.inner_text()
     assert "SSIM" in report and "deep night, 1" in report
+
+
+def test_paint_reaches_the_mask(page, address):
+    page.goto(address + "photo.ipynb")
+    page.get_by_text("Correct the mask").click()
+    page.get_by_text("hold still").click()
+    canvas = page.locator(".painter canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 40, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 200, box["y"] + 60, steps=8)
+    page.mouse.up()
+    wait_for(page, "still: ")
+    page.get_by_role("button", name="clear").click()
+    page.wait_for_function("![...document.querySelectorAll('.painter .small')].some(e => /painted/.test(e.textContent))")
+
+
+@pytest.mark.parametrize("name", ["scene", "motion", "inversion", "photo"])
+def test_nothing_is_cut_on_a_telephone(browser, address, name):
+    "At 390 px nothing is wider than the page, sliders have 200 px and no picture is broken."
+    with opened(browser, 390, 800) as page:
+        page.goto(f"{address}{name}.ipynb")
+        page.locator(".explorer .widget-slider").first.wait_for()
+        page.wait_for_timeout(2000)
+        cut = page.evaluate("""() => [...document.querySelectorAll('.explorer *')].filter(e => e.checkVisibility()
+            && e.getBoundingClientRect().right > 391).map(e => e.className || e.tagName)""")
+        rails = page.locator(".explorer .noUi-base").evaluate_all(
+            "all => all.map(e => e.getBoundingClientRect().width).filter(w => w > 0)")
+        broken = page.locator(".explorer img").evaluate_all(
+            "all => all.filter(e => e.complete && !e.naturalWidth).length")
+        assert not cut and not broken and min(rails) >= 200, (cut, broken, rails)
+
+
+def kernels():
+    "The Jupyter kernels that this process, or what it started, has started."
+    import psutil
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        try: found |= {child.pid} if any("ipykernel" in word for word in child.cmdline()) else set()
+        except psutil.Error: continue
+    return found
+
+
+def test_the_kernel_of_a_closed_page_ends(browser, address):
+    before = kernels()
+    with opened(browser) as page:
+        page.goto(address + "scene.ipynb")
+        wait_for(page, "z_dyn = ")
+        mine = kernels() - before
+        assert len(mine) >= 1
+    end = time.monotonic() + 240
+    while kernels() & mine and time.monotonic() < end: time.sleep(2)
+    assert not kernels() & mine
 
 
 def test_scene_in_jupyterlab(page, folder):
@@ -199,11 +268,12 @@ def test_scene_in_jupyterlab(page, folder):
     environment = dict(DEEPLANDSCAPE_WEIGHTS=str(write_weights(folder)),
                        JUPYTERLAB_SETTINGS_DIR=str(folder / "lab"), JUPYTER_TOKEN="browser")
     with served(folder, **environment) as address:
-        page.goto(address + "doc/tree/scene.ipynb?reset&token=browser")
+        page.goto(address + "doc/tree/nbs/apps/scene.ipynb?reset&token=browser")
         wait_for(page, "Python 3 (ipykernel) | Idle")
         page.locator(".jp-Cell").first.click()
         for _ in range(2): page.keyboard.press("Shift+Enter")
         wait_for(page, "z_dyn = +0.00, +0.00, +0.00")
         page.get_by_role("button", name="4 light sunset").click()
         wait_for(page, "z_dyn = +0.00, +3.50, +0.00")
-        assert same(pixels_of(page), SceneExplorer(small_generator()).render((0, 3.5, 0)))
+        expected = SceneExplorer(small_generator())
+        assert same(pixels_of(page), expected.render((0, 3.5, 0), expected.controls["seed"].value))
