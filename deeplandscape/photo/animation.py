@@ -173,6 +173,13 @@ def bars(settings):
         if shown[phase].n >= totals[phase]: shown[phase].close()
     return note
 
+def described_inversion(given, find, variant):
+    "The inversion that was given, or a new one, and in words how it came about."
+    if given is not None: return given, "the one that was given"
+    began = time.perf_counter()
+    found = find()
+    return found, f"{variant}, {len(found.history)} iterations, {time.perf_counter() - began:.0f} s"
+
 def find_regions(image, mask, models, device):
     "Shares of static, sky, water (1, 3, H, W), and what is doubtful about them where no mask is given."
     segment = need(models, "segment", device)
@@ -252,19 +259,18 @@ def animate(
     photo: str | Path | Tensor,     # picture file, or (3, H, W) in [-1, 1]
     direction: str | None = None,   # "right", "left", "up", "down", ..., "1h" to "12h"; None: drawn
     seconds: float = 4.0, fps: float = 30,      # length; frames a second
-    speed: float = 1.0,             # 1: calm clouds
-    seed: int = 0,                  # of everything drawn at random
+    speed: float = 1.0, seed: int = 0,          # 1: calm clouds; of everything drawn at random
     variant: str = "EOIFS",         # of the inversion
     mask: str | Path | Tensor | None = None,    # what moves: file, (1 or 3, H, W), "all"; None: found
     size: int | None = None,        # longest side of the video in pixels; None: its own, within 1920 x 1080
     loop: bool = False,             # the last frame leads into the first
     iterations: int | None = None,  # of each step of the inversion; None: those of STEADY
-    device: str | torch.device = "auto",   # where to compute
+    device: str | torch.device = "auto",        # where to compute
     models: dict | None = None,     # own "G", "E", "A", "segment", "perceptual" instead of the shipped ones
     light: str | None = None,       # "none", "tour", "random", names; None: "random" if nothing moves
     amount: float = 1.0,            # how far the light changes, 0 ... 1
     preview: bool = False,          # a first look: few iterations, at most 256 pixels
-    inversion: Inversion | None = None,   # of this photo with this mask, found before; None: it is inverted now
+    inversion: Inversion | None = None,     # of this photo and mask, found before; None: found now
 ) -> Video:
     "Bring a photograph to life (Section 3.2)."
     began, device = time.perf_counter(), pick_device(device)
@@ -279,9 +285,10 @@ def animate(
             try: light, A = "random", light_network("random", amount, models, device)
             except InputError as error: report["light"] = str(error)
     else: report |= {"horizon (0 top, 1 bottom)": horizon, "direction, speed": f"{hour}, {speed:g}"}
-    found = inversion or find_latents(image, p, models, variant, iterations, seed, device, PREVIEW if preview else STEADY)
-    told = "the one that was given" if inversion else f"{variant}, {len(found.history)} iterations, {time.perf_counter() - began:.0f} s"
-    report |= {"inversion": told} | (FIRST_LOOK if preview else {}) | ({} if A is None else {"light": f"{light}, {amount:g}"})
+    settings = PREVIEW if preview else STEADY
+    new = lambda: find_latents(image, p, models, variant, iterations, seed, device, settings)
+    found, report["inversion"] = described_inversion(inversion, new, variant)
+    report |= (FIRST_LOOK if preview else {}) | ({} if A is None else {"light": f"{light}, {amount:g}"})
     homography = Homography() if horizon is None else wind(hour, p, horizon, speed)
     styles = None if A is None else light_styles(A, found.W[0], light, frames, loop, amount, seed=seed)
     film = make_film(found, image, p, homography, frames, fps, loop, seed, styles)

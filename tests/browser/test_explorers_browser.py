@@ -219,7 +219,8 @@ def test_paint_reaches_the_mask(page, address):
     page.mouse.up()
     wait_for(page, "still: ")
     page.get_by_role("button", name="clear").click()
-    page.wait_for_function("![...document.querySelectorAll('.painter .small')].some(e => /painted/.test(e.textContent))")
+    page.wait_for_function("![...document.querySelectorAll('.painter .small')]"
+                           ".some(e => /painted/.test(e.textContent))")
 
 
 @pytest.mark.parametrize("name", ["scene", "motion", "inversion", "photo"])
@@ -229,7 +230,8 @@ def test_nothing_is_cut_on_a_telephone(browser, address, name):
         page.goto(f"{address}{name}.ipynb")
         page.locator(".explorer .widget-slider").first.wait_for()
         page.wait_for_timeout(2000)
-        cut = page.evaluate("""() => [...document.querySelectorAll('.explorer *')].filter(e => e.checkVisibility()
+        cut = page.evaluate("""() => [...document.querySelectorAll('.explorer *')]
+            .filter(e => e.checkVisibility()
             && e.getBoundingClientRect().right > 391).map(e => e.className || e.tagName)""")
         rails = page.locator(".explorer .noUi-base").evaluate_all(
             "all => all.map(e => e.getBoundingClientRect().width).filter(w => w > 0)")
