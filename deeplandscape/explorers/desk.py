@@ -128,7 +128,7 @@ class Papers:
 class Desk:
     "Undo, comparison, scenes, files and Python around an explorer with `G`, `mean`, `recipe()` and `apply`."
     def __init__(self,
-                 explorer):       # whose `shown` is its picture (3, R, R), `weights` what the program loads
+                 explorer: object):       # whose `shown` is its picture (3, R, R), `weights` what the program loads
         self.explorer, self.history = explorer, None
         self.comparison, self.sheet, self.papers = KeptPicture(explorer), Sheet(explorer), Papers(explorer)
         self.undo, self.redo, self.reset = (widgets.Button(description=word, disabled=True, layout=fitted(76))
@@ -140,11 +140,11 @@ class Desk:
         self.more = folded(Twelve_scenes=self.sheet.widget, Save_and_load=self.papers.files,
                            Python=self.papers.python)
 
-    def go(self, steps):
+    def go(self, steps: int | None) -> None:
         "So many steps back or on; None: to the beginning, which can be undone."
         self.explorer.apply(self.history.states[0] if steps is None else self.history.go(steps))
 
-    def follow(self, recipe: Recipe, shown: Tensor):
+    def follow(self, recipe: Recipe, shown: Tensor) -> None:
         "Take note of a state and its picture (3, R, R)."
         if self.history is None: self.history = History(recipe)
         self.history.add(recipe)

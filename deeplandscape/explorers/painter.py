@@ -109,12 +109,12 @@ class MaskPainter:
         self.widget.add_class("painter")
         self.strokes.observe(self.tell, "value")
 
-    def show(self, photo: Tensor, masks: Tensor | None = None):
+    def show(self, photo: Tensor, masks: Tensor | None = None) -> None:
         "A photo (3, H, W) in [-1, 1], tinted by the masks (3, h, w) that were found; earlier strokes go."
         self.strokes.value = ""
         self.canvas.value = painter_html(as_png(tinted(photo, masks)), photo.shape[-2:], self.width)
 
-    def tell(self, _=None):
+    def tell(self, _: object = None) -> None:
         "Say how much is painted."
         try: strokes = read_strokes(self.strokes.value)
         except InputError as error: self.note.value = str(error); return

@@ -8,6 +8,7 @@ __all__ = ['Recipe', 'recipe_frames', 'recipe_picture', 'recipe_from_json', 'rec
 # %% ../../nbs/961_recipes.ipynb #a72f52a4
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from torch import Tensor
@@ -40,7 +41,7 @@ class Recipe:
             object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
         clock_position(self.direction)
 
-    def replace(self, **changes) -> "Recipe": return replace(self, **changes)
+    def replace(self, **changes: object) -> "Recipe": return replace(self, **changes)
     def as_json(self) -> str: return json.dumps(asdict(self), indent=1)
 
 # %% ../../nbs/961_recipes.ipynb #5b2c13f6
@@ -153,12 +154,12 @@ def recipe_code(
 class History:
     "States to go back to and forth again; those that follow one another within `pause` seconds are one."
     def __init__(self,
-                 first,                        # the state at the beginning; `reset` leads there
+                 first: object,                # the state at the beginning; `reset` leads there
                  pause: float = 1.0,           # s
-                 clock=time.monotonic):        # callable() -> s
+                 clock: Callable = time.monotonic):        # callable() -> s
         self.states, self.at, self.pause, self.clock, self.told = [first], 0, pause, clock, -1e9
 
-    def add(self, state) -> None:
+    def add(self, state: object) -> None:
         "Take note of a state; what was undone before is forgotten."
         if state == self.states[self.at]: return
         now = self.clock()
@@ -166,7 +167,7 @@ class History:
         self.states = [*self.states[:self.at + (not follows)], state]
         self.at, self.told = len(self.states) - 1, now
 
-    def go(self, steps: int):
+    def go(self, steps: int) -> object:
         "The state so many steps on (negative: back), as far as there are any."
         self.at, self.told = min(max(0, self.at + steps), len(self.states) - 1), -1e9
         return self.states[self.at]

@@ -157,7 +157,7 @@ def course_figure(
     if picture is not None: axes[2].imshow(picture); axes[2].axis("off")
     return figure
 
-def as_image(figure):
+def as_image(figure: Figure) -> object:    # an IPython image
     "A figure as the picture that any notebook shows, whatever matplotlib's backend."
     from IPython.display import Image as Shown
     data = io.BytesIO()
