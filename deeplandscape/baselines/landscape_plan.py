@@ -53,6 +53,8 @@ def _sizes(resolution, width, encoder_width, encoder_side):
 LANDSCAPE_PLANS = {
     "small": LandscapePlan(**_sizes(64, 24, 8, 64), motion_steps=12_000, appearance_steps=6_000,
                            learning_rate=5e-4, network="embedded", scenes=80, every=1_000),
+    "shipped": LandscapePlan(**_sizes(64, 16, 8, 64), motion_steps=3_000, appearance_steps=0,
+                             learning_rate=5e-4, network="embedded", scenes=80, every=500),
     "gpu": LandscapePlan(**_sizes(128, 48, 32, 64), motion_steps=600_000, appearance_steps=300_000,
                          learning_rate=2e-4, scenes=300),
     "paper": LandscapePlan()}

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SYSTEMS', 'WHEN', 'RealClip', 'framed', 'scene_clips', 'folder_clips', 'Take', 'directions_of',
-           'animate_clip', 'all_takes', 'Judges', 'pick_judges', 'measure_take', 'measure_clips', 'set_distance',
-           'gathered', 'measured_curves', 'against_real', 'comparison_table', 'protocols_of', 'masks_found']
+           'animate_clip', 'system_take', 'all_takes', 'Judges', 'pick_judges', 'measure_take', 'measure_clips',
+           'set_distance', 'gathered', 'measured_curves', 'against_real', 'comparison_table', 'seconds_of',
+           'protocols_of', 'masks_found']
 
 # %% ../../nbs/89_comparison.ipynb #ad58a902
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from ..core import InputError, item_generator, progress
 from ..files import find_weights, load_tensors, save_tensors
 from ..media import from_uint8, to_uint8
 from ..statistics import centred_interval, measure, Measurement
+from ..baselines.registry import find_system
+from ..baselines.systems import SystemSettings
 from ..data.weather import scene_seeds, weather_at
 from ..data.scenes import render
 from ..perception.masks import segmenter
@@ -126,6 +130,7 @@ class Take:
     "What one system made of one clip: a video for each direction."
     videos: torch.Tensor        # (D, T, 3, R, R) uint8
     homographies: tuple         # D, as asked for; empty when nothing was asked for
+    seconds: tuple = ()         # of the fit and of a video, where they were measured
 
 
 def directions_of(
@@ -169,26 +174,46 @@ def animate_clip(
 SYSTEMS = ("EOIF", "EOIFS")
 
 
+def system_take(
+    name: str,                  # a row of `registry.COMPARED`
+    clip: RealClip,             # its first frame is animated
+    every: int = 20,            # frames between those of the clip
+    count: int = 5,             # videos at most; as many as the paper has of this system
+    seed: int = 0,              # of the first
+    settings: SystemSettings = SystemSettings(),     # what it is made with
+) -> Take:
+    "What a compared system makes of a clip's first frame."
+    entry, last, began = find_system(name), (len(clip.frames) - 1) * every, time.perf_counter()
+    system = entry.build(settings).fit(from_uint8(clip.frames[0]))
+    fitted, number = time.perf_counter(), min(count, entry.videos)
+    videos = [system.animate(last + 1, seed + k).frames[::every] for k in range(number)]
+    return Take(torch.stack(videos), (), (fitted - began, (time.perf_counter() - fitted) / number))
+
+# %% ../../nbs/89_comparison.ipynb #5e16f0b2
 def all_takes(
     clip: RealClip,             # the clip
     count: int = 5,             # directions
     every: int = 20,            # frames between those of the clip
-    variants: Sequence[str] = SYSTEMS,  # of ours
+    variants=SYSTEMS,           # of ours; without any there are no masks but the clip's, and no moved controls
+    compared=(),                # rows of `registry.COMPARED` that are animated too
+    settings=None,              # SystemSettings, what those are made with
+    given=None,                 # system -> clip -> Take or None: videos that were made elsewhere
     seed: int = 0,              # of the directions, and of everything drawn
-    **options: object,          # of `animate_clip`
+    **options,                  # of `animate_clip`
 ) -> tuple:                     # system -> Take; the masks that ours found
-    "The real clip, ours, and the controls."
-    hours, takes = directions_of(clip.name, count, seed), {}
+    "Ours, the controls, the compared systems, and the real clip."
+    hours, takes, asked, masks = directions_of(clip.name, count, seed), {}, (), clip.masks
     for variant in variants:
         own, finished, masks = animate_clip(clip, variant, hours, every, seed=seed, **options)
-        takes[f"Ours ({variant})"] = own
-    takes[f"Ours ({variant}), finished"] = finished
+        takes[f"Ours ({variant})"], asked = own, own.homographies
+    if variants: takes[f"Ours ({variant}), finished"] = finished
     photo, times = from_uint8(clip.frames[:1]), torch.arange(len(clip.frames), dtype=torch.float64) * every
-    takes["control: still photo"] = Take(clip.frames[:1].expand_as(clip.frames)[None], own.homographies[:1])
-    for name, control in CONTROLS.items():
-        moved = [to_uint8(control(photo, masks[None, :1].to(photo), each, times))
-                 for each in own.homographies]
-        takes[f"control: {name}"] = Take(torch.stack(moved), own.homographies)
+    takes["control: still photo"] = Take(clip.frames[:1].expand_as(clip.frames)[None], asked[:1])
+    for name, control in CONTROLS.items() if asked else ():
+        moved = [to_uint8(control(photo, masks[None, :1].to(photo), each, times)) for each in asked]
+        takes[f"control: {name}"] = Take(torch.stack(moved), asked)
+    for name in compared: takes[name] = system_take(name, clip, every, count, seed, settings or SystemSettings())
+    takes |= {name: make(clip) for name, make in (given or {}).items()}
     takes["real clips"] = Take(clip.frames[None], ())
     return takes, masks
 
@@ -269,13 +294,12 @@ def measure_clips(
     clips: list,                # of RealClip
     every: int,                 # frames between those of a clip
     judges: Judges,             # the networks
-    folder: str | Path | None = None,  # for what is finished; None: nothing is kept
-    key: object = "",           # anything JSON can hold that tells one experiment from another
-    preset: str | Preset = "released",  # of the numbers beside the paper's
+    folder=None,                # for what is finished; None: nothing is kept
+    key="",                     # anything JSON can hold that tells one experiment from another
+    preset="released",          # of the numbers beside the paper's
     columns: int = 6,           # frames kept for showing
-    **options: object,          # of `all_takes`
-# for each clip: system -> measured tensors, "frames" (columns, 3, R, R) uint8 and "masks" among them
-) -> list:
+    **options,                  # of `all_takes`
+) -> list:                      # for each clip: system -> measured tensors, "frames" (columns, 3, R, R) uint8 and "masks" among them
     "Every system on every clip, measured."
     digest, rows = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest(), []
     for clip in progress(clips, "clips"):
@@ -284,13 +308,10 @@ def measure_clips(
         if meta.get("key") != digest:
             takes, masks = all_takes(clip, every=every, **options)
             picks = torch.linspace(0, len(clip.frames) - 1, columns).round().long()
-            kept = {f"{name}|{k}": v for name, take in takes.items()
-                    for k, v in measure_take(take, clip, judges, every, preset).items()}
-            kept |= ({f"{name}|frames": take.videos[0, picks] for name, take in takes.items()}
-                     | {"ours|masks": masks})
-            if path:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_tensors(path, kept, dict(key=digest, systems=list(takes)))
+            kept = {f"{name}|{k}": v for name, take in takes.items() for k, v in measure_take(take, clip, judges, every, preset).items()}
+            kept |= {f"{name}|seconds": torch.tensor(take.seconds) for name, take in takes.items() if take.seconds}
+            kept |= {f"{name}|frames": take.videos[0, picks] for name, take in takes.items()} | {"ours|masks": masks}
+            if path: path.parent.mkdir(parents=True, exist_ok=True); save_tensors(path, kept, dict(key=digest, systems=list(takes)))
             meta = dict(systems=list(takes))
         row = {system: {} for system in (*meta["systems"], "ours")}
         for name, value in kept.items(): row[name.split("|")[0]][name.split("|")[1]] = value
@@ -358,7 +379,7 @@ WHEN = "I_n against Î_n, mean over time"     # as the paper's table is called
 def against_real(
     rows: list,             # of `measure_clips`
     judges: Judges,         # as there
-    preset: str | Preset = "released",  # as there
+    preset="released",      # as there
     seed: int = 0,          # of the bootstraps
     resamples: int = 30,    # of the distances between sets
 ) -> list:                  # of (system, condition, Measurement)
@@ -367,21 +388,17 @@ def against_real(
     real, clips = (gathered(rows, "real clips", what)[:, 0] for what in ("features", "video"))
     for system in (s for s in rows[0] if s != "ours"):
         of = lambda what: gathered(rows, system, what)
-        mean = lambda what, name, **known: measure(of(what).flatten(1).nanmean(1),
-                                                   name, seed, directions=of(what).shape[1], **known)
+        mean = lambda what, name, **known: measure(of(what).flatten(1).nanmean(1), name, seed, directions=of(what).shape[1], **known)
         if system != "real clips":
             found += [(system, WHEN, m) for m in (
-                set_distance(clips[:, None], of("video")[:, :, None], names["FVD"],
-                             resamples, seed, **judges.video.protocol),
+                set_distance(clips[:, None], of("video")[:, :, None], names["FVD"], resamples, seed, **judges.video.protocol),
                 mean("lpips", names["LPIPS"], preset=p.name, mask=p.mask, **judges.perceptual.protocol),
                 mean("ssim", "SSIM", preset=p.name, mask=p.mask, border=p.border),
-                set_distance(real, of("features"), names["FID"], resamples, seed,
-                             preset=p.name, **judges.features.protocol),
+                set_distance(real, of("features"), names["FID"], resamples, seed, preset=p.name, **judges.features.protocol),
                 mean("near_ssim", "SSIM of the static part", mask="area", border="partial"))]
         found.append((system, "", mean("motion", "motion, half-widths a frame x 10^-3", flow=flow)))
         found[-1] = found[-1][:2] + (_times(found[-1][2], 1000),)
-        if system != "real clips":
-            found.append((system, "", mean("wind", "wind, end-point error as share", flow=flow)))
+        if not of("wind").isnan().all(): found.append((system, "", mean("wind", "wind, end-point error as share", flow=flow)))
     return found
 
 
@@ -398,6 +415,14 @@ def comparison_table(
                                                        high=m.high, frame=frame)
     return pd.DataFrame([line(*entry) for entry in mean]
                         + [line(system, "", m, n) for system, n, m in over_time])
+
+
+def seconds_of(
+    rows: list,             # of `measure_clips`
+) -> dict:                  # system -> seconds for a photograph
+    "Mean seconds of fitting and of one video, of the systems that were run and timed."
+    timed = [s for s in rows[0] if "seconds" in rows[0][s]]
+    return {s: float(torch.stack([row[s]["seconds"].sum() for row in rows]).mean()) for s in timed}
 
 
 def protocols_of(

@@ -7,6 +7,7 @@ __all__ = ['KEYS', 'OWN', 'published', 'numbers_of', 'measured', 'curves_of', 'b
            'draw_curves', 'filmstrip', 'mosaic', 'gallery']
 
 # %% ../../nbs/93_figures.ipynb #058a42d1
+import itertools
 import json
 import textwrap
 from pathlib import Path
@@ -69,7 +70,7 @@ def curves_of(
     return table[table.frame != ""].astype({"frame": int}).reset_index(drop=True)
 
 # %% ../../nbs/93_figures.ipynb #97e4862d
-OWN = ("Ours", "control", "real clips")   # what the paper's tables may lack and is shown all the same
+OWN = ("Ours", "control", "real clips", "LDS")   # what the paper's tables may lack and is shown all the same
 
 
 def beside(
@@ -83,7 +84,8 @@ def beside(
     extra = ours.merge(table[KEYS], on=KEYS, how="left", indicator="side").query("side == 'left_only'")
     # a result that measures something else
     if ours.merge(table[["method", "metric"]]).empty: extra = extra[:0]
-    extra = extra[extra.method.isin(table.method) | extra.method.str.startswith(OWN)].drop(columns="side")
+    own = OWN if table.method.str.startswith("Ours").any() else ()    # Table 3 has no place for others
+    extra = extra[extra.method.isin(table.method) | extra.method.str.startswith(own)].drop(columns="side")
     extra = extra.assign(better=extra.metric.map(dict(zip(table.metric, table.better))))
     table = table.merge(ours, on=KEYS, how="left")
     table = pd.concat([table, extra], ignore_index=True) if len(extra) else table
@@ -152,7 +154,7 @@ def draw_curves(
     label: str = "",             # of the vertical axis; empty: the metric
 ) -> None:
     "Our curves of one metric over the frames, with intervals."
-    points, colors = points[points.metric == metric], iter(PLOT_PALETTE)
+    points, colors = points[points.metric == metric], itertools.cycle(PLOT_PALETTE)
     grey = {"real": ("0", "-"), "control: still photo": ("0.45", ":"),
             "control: pixels moved": ("0.45", "--"), "control: inpainted and moved": ("0.45", "-.")}
     for method, line in points.groupby("method", sort=False):
