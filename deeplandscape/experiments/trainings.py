@@ -26,7 +26,7 @@ from ..training.schedule import ablation, ABLATIONS, BEYOND, total_images, Train
 from ..training.losses import Sources
 from ..training.loop import changed_settings, launch, train
 from .ablations import (
-    ablation_orderings, LAND, NAMES, numbers_table, Protocol, SHARE, SHARE_S, SKY, STAND_INS)
+    ablation_orderings, LAND, NAMES, numbers_table, Protocol, SHARE, SHARE_S, SKY, STAND_INS, with_family)
 
 # %% ../../nbs/82_trainings.ipynb #4a4aa8a5
 WEIGHTS["ablations"] = Weights("ablations.safetensors", "the rows of Figure 6 and Table 1", "Apache-2.0")
@@ -295,13 +295,13 @@ def result_table(
     condition: str = "",              # what is to be known of all of them
 ) -> pd.DataFrame:
     "Numbers and verdicts as lines of one result file; a verdict's line is called 'X against Y'."
-    judged = [ablation_orderings(measured, paper).assign(shown=name, condition=condition) for name, paper in papers.items()]
-    judged = [j.rename(columns=dict(metric="papers_metric", measured_as="metric")) for j in judged]     # a stand-in under its own name
-    return pd.concat([numbers_table(measured, condition), *judged], ignore_index=True)
+    judged = with_family(pd.concat([ablation_orderings(measured, paper).assign(shown=name, condition=condition) for name, paper in papers.items()]))
+    judged = judged.rename(columns=dict(metric="papers_metric", measured_as="metric"))                  # a stand-in under its own name
+    return pd.concat([numbers_table(measured, condition), judged], ignore_index=True)
 
 # %% ../../nbs/82_trainings.ipynb #cf6f9d01
 NUMBERS = ("paper", "value", "low", "high", "trainings", "scenes_low", "scenes_high", "lowest", "highest")
-NUMBER_WORDS = ("method", "condition", "metric", "papers_metric", "over", "of", "against", "verdict", "shown")
+NUMBER_WORDS = ("method", "condition", "metric", "papers_metric", "over", "of", "against", "verdict", "family", "shown")
 
 
 def read_numbers(
@@ -362,7 +362,8 @@ def show_orderings(
     "The verdicts for reading."
     sign = lambda v: "" if pd.isna(v) else f"{v:+.3g}"
     lines = [{"ordering": r.method, "metric": r.metric, "paper": sign(r.paper), "measured as": r.measured_as,
-              "ours": "not measured" if pd.isna(r.value) else f"{r.value:+.3g} [{r.low:+.3g}, {r.high:+.3g}]", "over": r.over, "verdict": r.verdict}
+              "ours": "not measured" if pd.isna(r.value) else f"{r.value:+.3g}" + ("" if pd.isna(r.low) else f" [{r.low:+.3g}, {r.high:+.3g}]"), "over": r.over,
+              "verdict": r.verdict, "all together": getattr(r, "family", "")}
              for r in judged.itertuples()]
     colour = {"held": "color: #0173b2; font-weight: bold", "not held": "color: #d55e00; font-weight: bold"}
     return pd.DataFrame(lines).astype(object).fillna("").style.hide(axis="index").map(lambda v: colour.get(v, ""))
@@ -371,8 +372,10 @@ def show_orderings(
 def verdict_counts(
     judged: pd.DataFrame,    # as from `orderings`
 ) -> dict:                   # "orderings held": n, ...
-    "How many orderings got which verdict; nothing where none was judged."
-    return {f"orderings {said}": int((judged.verdict == said).sum()) for said in ("held", "not held", "undecided")} if len(judged) else {}
+    "How many orderings got which verdict, each by itself and all together; nothing where none was judged."
+    columns = {"verdict": "", "family": " (Holm)"} if "family" in judged else {"verdict": ""}
+    return {f"orderings {said}{how}": int((judged[column] == said).sum()) for column, how in columns.items()
+            for said in ("held", "not held", "undecided")} if len(judged) else {}
 
 # %% ../../nbs/82_trainings.ipynb #627dfccd
 def draw_columns(
