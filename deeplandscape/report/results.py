@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLOT_PALETTE', 'project_folder', 'use_style', 'code_version', 'git', 'git_commit', 'write_loop', 'items_path',
-           'items_table', 'save_result', 'fingerprint', 'Run', 'is_current', 'example_photos']
+           'raw_path', 'items_table', 'save_result', 'fingerprint', 'Run', 'is_current', 'example_photos']
 
 # %% ../../nbs/91_results.ipynb #e0adda28
 import functools
@@ -173,6 +173,11 @@ def items_path(result: str | Path) -> Path:  # of a result's .json, .csv or name
     return Path(result).with_name(f"{Path(result).stem}_items.csv")
 
 
+def raw_path(result: str | Path) -> Path:    # of a result's name in its folder
+    "Where arrays are, from which numbers of a result can be computed again: `NAME_raw.npz`."
+    return Path(result).with_name(f"{Path(result).stem}_raw.npz")
+
+
 def items_table(
     found: dict,                 # (method, metric) -> values, one for each item
     names=None,                  # of the items; None: 0, 1, 2, ...
@@ -182,6 +187,17 @@ def items_table(
              for (method, metric), values in found.items()
              for name, value in zip(range(len(values)) if names is None else names, values)]
     return pd.DataFrame(lines, columns=["item", "method", "metric", "value"]).dropna()
+
+# %% ../../nbs/91_results.ipynb #d8376c42
+def write_tables(base: Path, table, items, raw: dict | None) -> None:
+    "The table of a result, its values of items and its arrays, each where it is given."
+    for rows, path in ((table, base.with_suffix(".csv")), (items, items_path(base))):
+        if rows is None: continue
+        with atomic(path) as temporary:
+            rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    if not raw: return
+    with atomic(raw_path(base)) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **{key: np.asarray(value) for key, value in raw.items()})
 
 # %% ../../nbs/91_results.ipynb #6ab46ae6
 def save_result(
@@ -208,17 +224,9 @@ def save_result(
     base.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".json", ".png", ".csv", ".mp4", ".webp"):
         base.with_suffix(suffix).unlink(missing_ok=True)
-    raw_path = base.with_name(f"{name}_raw.npz")
-    for path in (items_path(base), raw_path): path.unlink(missing_ok=True)
+    for path in (items_path(base), raw_path(base)): path.unlink(missing_ok=True)
     if figure is not None: write_picture(figure, base.with_suffix(".png"))
-    for rows, path in ((table, base.with_suffix(".csv")), (items, items_path(base))):
-        if rows is None: continue
-        with atomic(path) as temporary:
-            rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-    if raw:
-        with atomic(raw_path) as temporary:
-            with open(temporary, "wb") as file:
-                np.savez_compressed(file, **{key: np.asarray(value) for key, value in raw.items()})
+    write_tables(base, table, items, raw)
     if frames is not None:
         write_video(frames, base.with_suffix(".mp4"), fps=fps, crf=26)
         if loop: write_loop(frames, base.with_suffix(".webp"), fps=fps)
