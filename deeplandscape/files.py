@@ -219,9 +219,12 @@ WEIGHTS = {
     "features": Weights("features.safetensors",
                         "MobileNet-v1 on ImageNet, cut after block 9 (frozen features)", "Apache-2.0"),
     "lighting": Weights("lighting.safetensors", "A for the embedded generator", "Apache-2.0"),
-    "motion_energy": Weights("motion_energy.safetensors", "motion energies of the compared system TS", "Apache-2.0"),
-    "animating_landscape": Weights("animating_landscape.safetensors", "the compared system AL, small", "Apache-2.0"),
-    "animating_landscape_tuned": Weights("animating_landscape_tuned.safetensors", "the same, finetuned", "Apache-2.0"),
+    "motion_energy": Weights("motion_energy.safetensors", "motion energies of the compared system TS",
+                             "Apache-2.0"),
+    "animating_landscape": Weights("animating_landscape.safetensors",
+                                   "the compared system AL, small", "Apache-2.0"),
+    "animating_landscape_tuned": Weights("animating_landscape_tuned.safetensors",
+                                         "the same, finetuned", "Apache-2.0"),
 }
 
 # %% ../nbs/02_files.ipynb #40a7d2bf

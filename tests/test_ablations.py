@@ -7,19 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import t as student
+from scipy.stats import ttest_1samp, ttest_ind
 
 from deeplandscape.experiments import ablations
 from deeplandscape.experiments.ablations import (
     ablation_orderings, comparisons, difference, EMBEDDED_PAIR, frechet_replicates, generated_views, LAND,
     measure_models, NAMES, numbers_table, Protocol, rendered_views, replicates, ROW_OF, scene_terms, SHARE,
-    SHARE_S, SKY, TRUTH, variance_terms, Views)
-from deeplandscape.statistics import BOTH, centred_interval, resampled, verdict
+    SHARE_S, SKY, training_items, TRUTH, variance_terms, Views, with_family)
+from deeplandscape.statistics import centred_interval, verdict
 from deeplandscape.experiments.trainings import (
     ablations_card, agreement, beside_paper, draw_columns, draw_pairs, find_models, is_trained,
     load_ablations, load_measurements, open_models, pack_network, read_numbers, result_table, ROWS,
     save_ablations, show_beside, show_orderings, STEP, unpack_network, verdict_counts, what_trained)
-from deeplandscape.report.claims import our_number
+from deeplandscape.report.claims import our_evidence
 from deeplandscape.core import InputError
 from deeplandscape.files import register_weights
 from deeplandscape.metrics.extractors import Extractor
@@ -165,24 +165,50 @@ def test_frechet_replicates_do_not_creep_up():
     assert found[1:].mean() == pytest.approx(found[0])
 
 
-def test_three_trainings_are_stretched_as_students_t():
-    runs = np.repeat([[0.0], [1.0], [2.0]], 4001, 1)
-    spread = np.sqrt(2 / 3) / np.sqrt(3)  # of a mean of three drawn again
-    for rows in (1, 2):
-        factor = np.sqrt(1.5) * student.ppf(0.975, 2 * rows) / 1.959964
-        assert resampled(runs, BOTH, rows)[1:].std() == pytest.approx(spread * factor, rel=0.05)
-    assert (resampled(runs, "scenes") == 1).all() and (resampled(runs[:1]) == 0).all()
+def trained(values):
+    "Measurements of trainings whose SSIM is given: row -> values."
+    return {(row, seed): {"SSIM": np.full(11, v)}
+            for row, own in values.items() for seed, v in enumerate(own)}
 
 
-@pytest.mark.parametrize("trainings, scatter", [(3, 0.0), (3, 1.0), (5, 0.5)])
+@pytest.mark.parametrize("n, m", [(2, 2), (3, 3), (3, 5)])
+def test_intervals_over_trainings_are_students_and_welchs(n, m):
+    rng = np.random.default_rng(n + m)
+    a, b = rng.normal(0.7, 0.02, n), rng.normal(0.6, 0.05, m)
+    found = trained({"original": a, "crop_sampling": b})
+    own = difference(found, "crop_sampling", "original", "SSIM")
+    theirs = ttest_ind(b, a, equal_var=False)
+    assert (own["low"], own["high"]) == pytest.approx(tuple(theirs.confidence_interval()))
+    assert own["p"] == pytest.approx(theirs.pvalue) and own["trainings"] == min(n, m)
+    line = numbers_table(found).query("method == 'decay'").iloc[0]
+    assert (line.low, line.high) == pytest.approx(tuple(ttest_1samp(b, 0).confidence_interval()))
+    assert line.over == own["over"] == "trainings"
+
+
+@pytest.mark.parametrize("trainings, scatter", [(2, 1.0), (3, 1.0), (5, 0.5)])
 def test_intervals_cover(trainings, scatter):
     rng, inside = np.random.default_rng(trainings), 0
-    for _ in range(150):
-        rows = [np.stack([replicates(scatter * rng.normal() + rng.normal(size=30), 60, k)
-                          for k in range(trainings)]) for _ in range(2)]
-        _, low, high = centred_interval(resampled(rows[0], BOTH, 2) - resampled(rows[1], BOTH, 2, 1))
-        inside += low <= 0 <= high
-    assert inside / 150 > 0.9
+    for _ in range(400):
+        rows = trained(dict(zip(("original", "separate_S"), scatter * rng.normal(size=(2, trainings)))))
+        found = difference(rows, "original", "separate_S", "SSIM")
+        inside += found["low"] <= 0 <= found["high"]
+    assert inside / 400 > 0.93
+
+
+def test_all_together_less_is_held_than_each_by_itself():
+    "Holm over the orderings of Figure 6 and Table 1; what was never refuted stays undecided."
+    found = as_the_paper(scatter=0.003)
+    judged = with_family(pd.concat([ablation_orderings(found, paper) for paper in PAPERS.values()]))
+    counts = verdict_counts(judged)
+    assert len(judged) == 24 and (judged.corrected >= judged.p).all()
+    assert 0 < counts["orderings held (Holm)"] < counts["orderings held"]
+    assert (judged.family.eq("undecided") | judged.family.eq(judged.verdict)).all()
+
+
+def test_values_of_every_training(measured):
+    items = training_items(measured[1])
+    own = items.query("method == 'freq = 0.3' and metric == 'SSIM'").set_index("item").value
+    assert dict(own) == {f"freq_0.3/{seed}": measured[1]["freq_0.3", seed]["SSIM"][0] for seed in (0, 1)}
 
 
 def test_an_interval_needs_replicates():
@@ -236,12 +262,13 @@ def test_equal_numbers_of_the_paper_make_no_ordering():
     assert set(ablation_orderings(as_the_paper(), paper).verdict) == {"no ordering"}
 
 
-def test_one_training_is_judged_over_scenes_and_says_so():
-    assert set(ablation_orderings(as_the_paper(trainings=1), PAPERS["fig06_ablation"]).over) == {"scenes"}
+def test_one_training_decides_nothing_and_says_so():
+    judged = ablation_orderings(as_the_paper(trainings=1), PAPERS["fig06_ablation"])
+    assert set(judged.over) == {"one training"} and set(judged.verdict) == {"undecided"}
     uneven = as_the_paper()
     uneven = {key: v for key, v in uneven.items() if key[0] != "original" or key[1] == 0}
     found = difference(uneven, "crop_sampling", "original", "SSIM")
-    assert found["over"] == "scenes" and found["trainings"] == 1
+    assert found["over"] == "one training" and found["trainings"] == 1 and np.isnan(found["low"])
 
 
 # Measuring and files
@@ -391,7 +418,7 @@ def test_figure_and_table_read_what_was_written(measured, tmp_path):
     assert ((line.paper, line.measured_as) == (0.062, EMBEDDED_PAIR)
             and (line.ours, line.low) == (pytest.approx(mine.value, rel=1e-4),
                                           pytest.approx(mine.low, rel=1e-4)))
-    assert sum(verdict_counts(judged[judged.shown == "tab01_balance"]).values()) == 9
+    assert sum(verdict_counts(judged[judged.shown == "tab01_balance"]).values()) == 2 * 9
     html = show_beside(table).to_html() + show_orderings(judged).to_html()
     assert "48.4" in html and "16 px" not in html and "nan" not in html
     marks = [t.get_text() for axes in draw_columns(table, judged[judged.shown == "fig06_ablation"]).axes
@@ -400,9 +427,8 @@ def test_figure_and_table_read_what_was_written(measured, tmp_path):
     ordering = dict(ours="a2_ablations", method="+ crop sampling against Original StyleGAN", metric="SSIM")
     expected = difference(found, "crop_sampling", "original", "SSIM")
     for column in ("value", "low", "high"):  # what a claim may ask for
-        assert (our_number(dict(ordering, column=column), tmp_path)
-                == pytest.approx(expected[column], rel=1e-4))
-    assert (our_number(dict(ours="a2_ablations", method="decay", metric="SSIM"), tmp_path)
+        assert vars(our_evidence(ordering, tmp_path))[column] == pytest.approx(expected[column], rel=1e-4)
+    assert (our_evidence(dict(ours="a2_ablations", method="decay", metric="SSIM"), tmp_path).value
             == pytest.approx(
                 numbers_table(found).query("method == 'decay' and metric == 'SSIM'").value.item(), rel=1e-4))
 

@@ -10,7 +10,6 @@ __all__ = ['SPEED', 'AL_ROWS', 'PASSES', 'LANDSCAPE_ENTRIES', 'compose', 'with_m
 # %% ../../nbs/85_animating_landscape.ipynb #7e90b6bc
 import os
 from collections.abc import Iterable, Iterator
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 

@@ -28,7 +28,7 @@ from ..training.schedule import ablation, ABLATIONS, BEYOND, total_images, Train
 from ..training.losses import Sources
 from ..training.loop import changed_settings, launch, train
 from .ablations import (
-    ablation_orderings, LAND, NAMES, numbers_table, Protocol, SHARE, SHARE_S, SKY, STAND_INS)
+    ablation_orderings, LAND, NAMES, numbers_table, Protocol, SHARE, SHARE_S, SKY, STAND_INS, with_family)
 
 # %% ../../nbs/82_trainings.ipynb #4a4aa8a5
 WEIGHTS["ablations"] = Weights("ablations.safetensors", "the rows of Figure 6 and Table 1", "Apache-2.0")
@@ -329,15 +329,16 @@ def result_table(
     condition: str = "",              # what is to be known of all of them
 ) -> pd.DataFrame:
     "Numbers and verdicts as lines of one result file; a verdict's line is called 'X against Y'."
-    judged = [ablation_orderings(measured, paper).assign(shown=name, condition=condition)
-              for name, paper in papers.items()]
+    judged = with_family(pd.concat([ablation_orderings(measured, paper).assign(
+                                        shown=name, condition=condition) for name, paper in papers.items()]))
     # a stand-in under its own name
-    judged = [j.rename(columns=dict(metric="papers_metric", measured_as="metric")) for j in judged]
-    return pd.concat([numbers_table(measured, condition), *judged], ignore_index=True)
+    judged = judged.rename(columns=dict(metric="papers_metric", measured_as="metric"))
+    return pd.concat([numbers_table(measured, condition), judged], ignore_index=True)
 
 # %% ../../nbs/82_trainings.ipynb #cf6f9d01
 NUMBERS = ("paper", "value", "low", "high", "trainings", "scenes_low", "scenes_high", "lowest", "highest")
-NUMBER_WORDS = ("method", "condition", "metric", "papers_metric", "over", "of", "against", "verdict", "shown")
+NUMBER_WORDS = ("method", "condition", "metric", "papers_metric",
+                "over", "of", "against", "verdict", "family", "shown")
 
 
 def read_numbers(
@@ -380,7 +381,7 @@ def beside_paper(
 # %% ../../nbs/82_trainings.ipynb #91fd475b
 def show_beside(
     table: pd.DataFrame,     # as from `beside_paper`
-) -> Styler:                 # pandas Styler
+):                           # pandas Styler
     "The table for reading: the paper's numbers, ours with intervals."
     if table.ours.isna().all(): caption = "Ours: not measured yet (a2_ablations has no result here)."
     else: caption = (f"Ours: mean of {int(table.trainings.max())} training(s) with its 95 % interval, "
@@ -400,12 +401,13 @@ def show_beside(
 
 def show_orderings(
     judged: pd.DataFrame,    # as from `orderings`
-) -> Styler:                 # pandas Styler
+):                           # pandas Styler
     "The verdicts for reading."
     sign = lambda v: "" if pd.isna(v) else f"{v:+.3g}"
     lines = [{"ordering": r.method, "metric": r.metric, "paper": sign(r.paper), "measured as": r.measured_as,
-              "ours": "not measured" if pd.isna(r.value) else f"{r.value:+.3g} [{r.low:+.3g}, {r.high:+.3g}]",
-              "over": r.over, "verdict": r.verdict} for r in judged.itertuples()]
+              "ours": "not measured" if pd.isna(r.value) else f"{r.value:+.3g}" + (
+                  "" if pd.isna(r.low) else f" [{r.low:+.3g}, {r.high:+.3g}]"), "over": r.over,
+              "verdict": r.verdict, "all together": getattr(r, "family", "")} for r in judged.itertuples()]
     colour = {"held": "color: #0173b2; font-weight: bold", "not held": "color: #d55e00; font-weight: bold"}
     return pd.DataFrame(lines).astype(object).fillna("").style.hide(axis="index").map(
         lambda v: colour.get(v, ""))
@@ -414,8 +416,9 @@ def show_orderings(
 def verdict_counts(
     judged: pd.DataFrame,    # as from `orderings`
 ) -> dict:                   # "orderings held": n, ...
-    "How many orderings got which verdict; nothing where none was judged."
-    return {f"orderings {said}": int((judged.verdict == said).sum())
+    "How many orderings got which verdict, each by itself and all together; nothing where none was judged."
+    columns = {"verdict": "", "family": " (Holm)"} if "family" in judged else {"verdict": ""}
+    return {f"orderings {said}{how}": int((judged[column] == said).sum()) for column, how in columns.items()
             for said in ("held", "not held", "undecided")} if len(judged) else {}
 
 # %% ../../nbs/82_trainings.ipynb #627dfccd

@@ -128,7 +128,8 @@ class Papers:
 class Desk:
     "Undo, comparison, scenes, files and Python around an explorer with `G`, `mean`, `recipe()` and `apply`."
     def __init__(self,
-                 explorer: object):       # whose `shown` is its picture (3, R, R), `weights` what the program loads
+                 # whose `shown` is its picture (3, R, R), `weights` what the program loads
+                 explorer: object):
         self.explorer, self.history = explorer, None
         self.comparison, self.sheet, self.papers = KeptPicture(explorer), Sheet(explorer), Papers(explorer)
         self.undo, self.redo, self.reset = (widgets.Button(description=word, disabled=True, layout=fitted(76))

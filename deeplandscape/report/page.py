@@ -9,6 +9,7 @@ __all__ = ['page_content', 'write_page', 'write_index', 'write_report']
 import ast
 import functools
 import json
+import math
 import re
 from pathlib import Path
 
@@ -20,11 +21,12 @@ import yaml
 
 from ..core import InputError
 from ..files import atomic
-from .results import is_current, parameters_of, PLACES, project_folder
+from .results import is_current, items_path, parameters_of, PLACES, project_folder
 from .reproduce import profile_plan, read_profile
 from .figures import beside, figure_order, gallery, title_of
 from .curves import key_numbers, page_curves
 from .claims import claim_verdicts, source_of, VERDICTS
+from .ours import generator_sentence, ours_is, settings_of
 
 # %% ../../nbs/95_page.ipynb #0f7d0f44
 VIDEO_WIDTH = 960     # px on the page, at most; small videos are shown as large as that too
@@ -57,6 +59,7 @@ def result_of(folder: Path, name: str) -> dict | None:
                       else None),
             "curves": page_curves(name, folder),
             "files": [s for s in ("png", "mp4", "webp", "csv", "json") if path.with_suffix(f".{s}").exists()],
+            "values_file": items_path(path).name if items_path(path).exists() else None,
             "seconds": facts["run"]["seconds"] or 0, "minutes": f"{(facts['run']['seconds'] or 0) / 60:.1f}",
             "seed": facts["seed"],
             "weights": facts["weights"], "code": facts["code"]["sha256"],
@@ -86,7 +89,7 @@ def settings_beside_paper(facts: dict) -> list:
     "(setting, here, at the paper's size) where they differ."
     paper = defaults_of(facts["name"]) | paper_plan().get(facts["name"], {})
     text = lambda value: {"": "none", "[]": "none"}.get(str(value), str(value))
-    return [(name, text(value), text(paper[name])) for name, value in facts["parameters"].items()
+    return [(name, text(value), text(paper[name])) for name, value in settings_of(facts).items()
             if name in paper and name not in SHOWN and text(value) != text(paper[name])]
 
 # %% ../../nbs/95_page.ipynb #a2545218
@@ -126,6 +129,9 @@ def compared_table(name: str, folder: Path) -> dict | None:
             "beside": int((table.paper.notna() & table.ours.notna()).sum())}
 
 # %% ../../nbs/95_page.ipynb #61e9c92f
+FOUND = ("holds", "does not hold", "undecided", "not measured")      # what becomes of a comparison
+
+
 def paper_items(folder: Path, judged: list) -> list:
     "The figures and tables of the paper, each with its result, table, settings and claims."
     path = project_folder() / "figures" / "published" / "contents.yaml"
@@ -135,6 +141,7 @@ def paper_items(folder: Path, judged: list) -> list:
         item |= {"result": result_of(folder, item["name"]), "table": compared_table(item["name"], folder),
                  "source": source,
                  "purpose": title_of(item["name"])[1],
+                 "ours_is": ours_is(source, folder) or ours_is(item["name"], folder),
                  "judged": [v for v in judged if v["shown"] == item["name"]],
                  "measured_by": result_of(folder, source) if source != item["name"] else None}
         # they are in the table
@@ -156,8 +163,8 @@ def claim_entries(folder: Path, profile: str, labels: dict) -> list:
     entries = []
     for v in claim_verdicts(folder, profile):
         sources = dict.fromkeys(e.get("ours") or source_of(e["paper"]) for e in v.claim.numbers.values())
-        entries.append(vars(v.claim) | {"says": v.says, "why": v.why, "numbers": v.numbers,
-                                        "checks": v.checks,
+        entries.append(vars(v.claim) | {"says": v.says, "why": v.why, "numbers": v.numbers, "flags": v.flags,
+                                        "checks": v.checks, "controls": v.controls,
                                         "shown_label": labels[v.claim.shown],
                                         "results": [name for name in sources
                                                     if is_there(folder / f"{name}.json")]})
@@ -182,8 +189,11 @@ def page_content(
     items = paper_items(folder, claims)
     listed = {item["name"] for item in items}
     numeric = [item["table"] for item in items if item["table"] and not item["table"]["words"]]
-    return {"profile": profile, "about": about, "claims": claims, "items": items, "results": results,
+    return {"profile": profile, "about": about, "generator": generator_sentence(folder), "claims": claims,
+            "items": items, "results": results,
             "counts": {says: sum(c["says"] == says for c in claims) for says in VERDICTS},
+            "found": {says: sum(check.says == says for c in claims for check in c["checks"])
+                      for says in FOUND},
             "videos": [{"item": i, "result": i["result"]} for i in items
                        if i["result"] and i["result"]["video"]]
                       + [{"item": None, "result": r} for r in results
@@ -195,13 +205,14 @@ def page_content(
             "versions": sorted({r["code"] for r in results})}
 
 # %% ../../nbs/95_page.ipynb #0f0e575a
-VERDICT_MARKS = dict(zip(VERDICTS, "✓◐✗○–"))
+VERDICT_MARKS = dict(zip(VERDICTS, "✓◐✗?○–"))
 
 
 def printed_number(value) -> str:
     "A number without needless digits, a series by its ends, text as it is."
     if value is None: return "–"
     if isinstance(value, list): return f"{printed_number(value[0])} … {printed_number(value[-1])}"
+    if value in (math.inf, -math.inf): return "∞" if value > 0 else "−∞"
     if isinstance(value, int) and not isinstance(value, bool): return f"{value:,}".replace("-", "−")
     return f"{value:.4g}".replace("-", "−") if isinstance(value, float) else str(value)
 
@@ -274,6 +285,8 @@ def figure_lines(pages: list) -> list:
             found.append(f"[{place.name}]({place.name}/index.html#{name}): {minutes}")
         lines += [f"### {item['label']}, page {item['page']}: {item['title']}", "",
                   f"{item['paper']} **What differs:** {item['differs']}", "",
+                  *(f"**Ours ({place.name}) is:** {said}.\n" for place in pages
+                    if (said := ours_is(source_of(name), place) or ours_is(name, place))),
                   " · ".join(found), "", *numbers_in_markdown(name, pages)]
     return lines
 
@@ -300,7 +313,8 @@ def write_index(
               "| section | claim | " + " | ".join(columns) + " |",
               "| --- | --- |" + " --- |" * len(columns)]
     for row in zip(*columns.values()):
-        says = " | ".join(f"{VERDICT_MARKS[v.says]} {v.says}" for v in row)
+        says = " | ".join(f"{VERDICT_MARKS[v.says]} {v.says}" + (f"; {'; '.join(v.flags)}" if v.flags else "")
+                          for v in row)
         lines.append(f"| {row[0].claim.section} | {row[0].claim.claim.replace('|', '/')} | {says} |")
     with atomic(folder / "README.md") as temporary:
         Path(temporary).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -7,12 +7,14 @@ __all__ = ['summary']
 
 # %% ../../nbs/951_summary.ipynb #dbb57e6a
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
 import yaml
 
-from .claims import claim_verdicts, our_number, source_of, VERDICTS
+from .claims import claim_verdicts, our_evidence, source_of, VERDICTS
+from .ours import generator_sentence
 from .page import printed_number
 from .results import is_current, project_folder
 
@@ -23,14 +25,13 @@ ARROWS = {"lower": " ↓", "higher": " ↑"}
 def number_and_range(entry: dict, folder: Path) -> tuple[str, str]:
     "The number of a figure with unit and direction, and the range in which another run is expected."
     where = {key: value for key, value in entry.items() if key not in ("says", "unit", "better", "exact")}
-    value = our_number(where, folder)
-    if not isinstance(value, int | float): return "not measured yet", "–"
-    sides = () if "value" in where else ("low", "high")
-    ends = [our_number(where | {"column": side}, folder) for side in sides]
+    found = our_evidence(where, folder)
+    if found is None: return "not measured yet", "–"
     range_ = "exact" if entry.get("exact") else "–"
-    if ends and all(isinstance(end, int | float) for end in ends):
-        range_ = " to ".join(map(printed_number, ends))
-    unit = f" {entry['unit']}" if entry.get("unit") else ""
+    if math.isfinite(found.low) and math.isfinite(found.high) and not found.exact:
+        range_ = " to ".join(map(printed_number, (found.low, found.high)))
+    value, unit = found.value, f" {entry['unit']}" if entry.get("unit") else ""
+    value = int(value) if entry.get("exact") and value == int(value) else value
     return f"{entry['says']}: {printed_number(value)}{unit}{ARROWS.get(entry.get('better'), '')}", range_
 
 # %% ../../nbs/951_summary.ipynb #3b4f72eb
@@ -71,4 +72,6 @@ def summary(
         command = f"`deeplandscape reproduce {name}`"
         cells = (title, command, number, range_, minutes_of(name, folder), verdicts)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    said = generator_sentence(folder)
+    if said: lines = [f"Ours come from {said}. What each was measured on stands in the gallery.", "", *lines]
     return "\n".join(lines)
