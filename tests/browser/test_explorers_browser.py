@@ -111,10 +111,10 @@ def test_scene_sliders_and_styles_change_the_pixels(page, address):
     assert same(pixels_of(page), expected.render((2.0, 3.5, 0), seed))
     page.get_by_role("button", name="7 deep night").click()
     wait_for(page, "z_dyn = +2.50, +0.00, +0.00")
+    page.wait_for_timeout(1500)                                     # what is done within a second is one step
     page.get_by_role("button", name="another scene").click()
     wait_for(page, f"scene {seed + 1}, clouds {seed + 1}")
     assert same(pixels_of(page), expected.render((2.5, 0, 0), seed + 1))
-    page.wait_for_timeout(1200)
     page.get_by_role("button", name="undo").click()
     wait_for(page, f"scene {seed}, clouds {seed}")
     page.get_by_text("Python", exact=True).click()
