@@ -42,7 +42,7 @@ FEW = 15      # items, below which a percentile bootstrap is not to be trusted
 
 
 def interval_of_sum(
-    *samples,               # (n_i,) values of each, independent of the others
+    *samples: Sequence[float],  # (n_i,) values of each, independent of the others
     level: float = 0.95,    # coverage
 ) -> tuple[float, float, float, float]:
     "The sum of the means, its interval, and p for a sum of zero; a sample of one knows no spread."
@@ -60,8 +60,8 @@ def interval_of_sum(
 
 
 def welch_interval(
-    a,                      # (m,) values of one system
-    b,                      # (n,) values of another, measured on other items
+    a: Sequence[float],     # (m,) values of one system
+    b: Sequence[float],     # (n,) values of another, measured on other items
     level: float = 0.95,    # coverage
 ) -> tuple[float, float, float, float]:
     "The difference of two means, the ends of its interval, and p for none."
@@ -163,7 +163,7 @@ def all_hold(
 
 # %% ../nbs/04_statistics.ipynb #9d1d1f59
 def holm(
-    p,                   # (m,) p-values of a family; NaN where a comparison could not be made
+    p: Sequence[float],  # (m,) p-values of a family; NaN where a comparison could not be made
 ) -> np.ndarray:         # (m,) corrected; NaN stays and is not counted
     "Holm's step-down correction."
     p = np.asarray(p, float)

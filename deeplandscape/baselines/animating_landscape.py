@@ -143,8 +143,8 @@ def save_landscape(
 
 # %% ../../nbs/85_animating_landscape.ipynb #c193e3e4
 def load_landscape(
-    path="animating_landscape",      # a file, or a name in the weight registry
-    device="cpu",    # where
+    path: str | Path = "animating_landscape",  # a file, or a name in the weight registry
+    device: str | torch.device = "cpu",  # where
 ) -> Landscape:
     "Read a trained system."
     path = weights_path(path) if path in WEIGHTS else path
@@ -170,12 +170,12 @@ class AnimatingLandscape(Animator):
     "Animating Landscape, rebuilt: `AL_ROWS` has the rows of the figures."
     def __init__(
         self,
-        weights="animating_landscape",   # as for `load_landscape`, or a Landscape
+        weights: str | Path | Landscape = "animating_landscape",  # as for `load_landscape`, or a Landscape
         loop: bool = True,               # first-to-last interpolation
         style: bool = False,             # colours too
         length: int = 199,               # frames that a loop is made of
         name: str | None = None,         # its row; None: by the options
-        device="cpu",                    # where
+        device: str | torch.device = "cpu",  # where
     ):
         self.system = weights if isinstance(weights, Landscape) else load_landscape(weights, device)
         if style and not (self.system.P_A and self.system.style_book):
@@ -184,12 +184,12 @@ class AnimatingLandscape(Animator):
         self.style, self.length, self.photo = style, length if loop else None, None
         self.name = name or ("AL + style" if style else "AL" if loop else "AL (no int)")
 
-    def fit(self, source):
+    def fit(self, source: str | Path | Tensor) -> "AnimatingLandscape":
         "Take in a photograph, or the first frame of a clip."
         self.photo, self.p = read_source(source)[0].to(self.system.motion_book.device), None
         return self
 
-    def animate(self, n_frames, seed=0, speed=1.0):
+    def animate(self, n_frames: int, seed: int = 0, speed: float = 1.0) -> Video:
         "Frames of the photograph in motion; the seed chooses the codes."
         check_take(n_frames, speed)
         if self.photo is None: raise InputError("Give the system a photograph first: fit(photo).")
@@ -200,7 +200,7 @@ class AnimatingLandscape(Animator):
         report = {"system": self.name, "motion code": motion, "style": style if self.style else None}
         return as_video(torch.cat([frame.cpu() for frame in frames]), self.p, report)
 
-    def card(self):
+    def card(self) -> dict:
         "What it is."
         trained = self.system.meta.get("trained")
         return dict(name=self.name, origin=self.system.meta.get("origin", "reimplemented"),

@@ -66,7 +66,7 @@ def begin_mixture(
     return torch.cat([made, 0.3 * torch.randn(channels - len(made), filters)])
 
 
-def halve(x):
+def halve(x: Tensor) -> Tensor:
     "x (B, C, H, W) at half the size: a Gaussian of 5 x 5, sigma 2, at every second pixel."
     line = torch.exp(-torch.arange(-2.0, 3.0, device=x.device, dtype=x.dtype).square() / 8)
     kernel = torch.outer(line, line) / line.sum() ** 2
@@ -160,13 +160,14 @@ def turned_pair(
 
 
 @functools.lru_cache(maxsize=64)
-def grey_pairs(split, first, batch, side, seed):
+def grey_pairs(split: str, first: int, batch: int, side: int, seed: int) -> tuple:
     "`flow_pairs` in grey, remembered."
     frames, flow, weight = flow_pairs(split, first, batch, side, seed)
     return grey_of(frames), flow, weight
 
 
-def turned_batch(split, step, batch, side, crop, seed, scenes=None):
+def turned_batch(split: str, step: int, batch: int, side: int,
+                 crop: int, seed: int, scenes: int | None = None) -> tuple:
     "Grey pairs (B, 2, crop, crop), flow and weight of one step: a pure function of its arguments."
     rounds = max(1, (scenes or (step + 1) * batch) // batch)
     grey, flow, weight = grey_pairs(split, step % rounds * batch, batch, side, seed)

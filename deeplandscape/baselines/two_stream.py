@@ -9,11 +9,13 @@ __all__ = ['SMALL_TWO_STREAM', 'TWO_STREAM_SIZES', 'TWO_STREAM_ENTRIES', 'appear
 
 # %% ../../nbs/84_two_stream.ipynb #01b61017
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import nn, Tensor
 
 from ..averages import enlarge, resize
 from .linear_dynamics import box_of, sky_of_clip
@@ -24,11 +26,12 @@ from ..core import InputError, item_generator
 from ..files import find_weights
 from ..metrics.flow import optical_flow
 from ..perception.network import load_perception, perceptual_loss
+from ..photo.animation import Video
 
 # %% ../../nbs/84_two_stream.ipynb #785d057b
 def appearance_network(
     name: str = "auto",    # "vgg19", "embedded", or "auto": VGG19 if its weights are here
-    device="cpu",          # where
+    device: str | torch.device = "cpu",  # where
 ) -> tuple:                # images (B, 3, H, W) in [-1, 1] -> five feature maps; its name
     "The features by which looks are compared."
     if name not in ("auto", "vgg19", "embedded"):
@@ -56,7 +59,7 @@ def gram_inside(
 
 # %% ../../nbs/84_two_stream.ipynb #21f47569
 def motion_maps(
-    net,                # MotionEnergy
+    net: nn.Module,     # MotionEnergy
     frames: Tensor,     # (T, 3, H, W)
     grid: int = 1,      # px between the places where energies are read
 ) -> Tensor:            # (T - 1, levels x channels, H // grid, W // grid)
@@ -95,7 +98,7 @@ class TwoStreamLoss:
     moves: Tensor         # (1, 320, 320), of the reference
     config: TwoStreamConfig
 
-    def terms(self, frames):
+    def terms(self, frames: Tensor) -> tuple:
         "Appearance and dynamics, without their weights."
         apart = lambda a, b: ((a - b).square().sum((1, 2)) / b.square().sum((1, 2)).clamp_min(1e-20)).mean()
         found = [gram_inside(m, self.region) for m in self.maps(frames)]
@@ -103,7 +106,7 @@ class TwoStreamLoss:
         energies = motion_maps(self.net, frames, self.config.grid)
         return looks, apart(gram_inside(energies, self.region), self.moves)
 
-    def __call__(self, frames):
+    def __call__(self, frames: Tensor) -> Tensor:
         looks, moves = self.terms(frames)
         return self.config.appearance * looks + self.config.dynamics * moves
 
@@ -114,8 +117,8 @@ def two_stream_loss(
     region: Tensor,              # (1, 1, R, R): where
     reference: Tensor,           # (T, 3, R, R): how it should move
     config: TwoStreamConfig = TwoStreamConfig(),     # weights
-    maps=None,                   # of `appearance_network`; None: the embedded one
-    net=None,                    # MotionEnergy; None: the shipped one
+    maps: Callable = None,       # of `appearance_network`; None: the embedded one
+    net: nn.Module = None,       # MotionEnergy; None: the shipped one
 ) -> TwoStreamLoss:
     "The loss for one photograph and one reference."
     maps, net = maps or appearance_network("embedded")[0], net or load_motion_energy()
@@ -164,7 +167,7 @@ def between_frames(
     return (1 - s) * pushed(frames[i], s * ahead[i]) + s * pushed(frames[i + 1], (1 - s) * back[i])
 
 
-def pushed(x, way):
+def pushed(x: Tensor, way: Tensor) -> Tensor:
     "Pictures (n, 3, H, W) moved by (n, 2, H, W) px."
     h, w = x.shape[-2:]
     at = [(torch.arange(n, device=x.device) + 0.5) * 2 / n - 1 for n in (w, h)]
@@ -176,25 +179,25 @@ def pushed(x, way):
 class TwoStream(Animator):
     "A sky with the photograph's looks and the motion of another clip."
     def __init__(self,
-                 clips=(),                  # (name, clip) to take motion from for a mere photograph
+                 clips: Sequence = (),      # (name, clip) to take motion from for a mere photograph
                  config: TwoStreamConfig = TwoStreamConfig(),     # sizes
                  appearance: str = "auto",  # "vgg19", "embedded", or "auto"
                  flow: str = "auto",        # of the interpolation: "raft", "dis", or "auto"
-                 segment=None,              # images -> masks; None: the embedded segmenter
-                 device="cpu"):             # where
+                 segment: Callable | None = None,  # images -> masks; None: the embedded segmenter
+                 device: str | torch.device = "cpu"):  # where
         self.clips, self.config, self.segment, self.device = list(clips), config, segment, device
         self.maps, self.appearance = appearance_network(appearance, device)
         self.flow = ("raft" if find_weights("raft") else "dis") if flow == "auto" else flow
         self.net = load_motion_energy(device=device)
         self.name = f"two streams ({'VGG19' if self.appearance == 'vgg19' else 'embedded'})"
 
-    def fit(self, source):
+    def fit(self, source: str | Path | Tensor) -> "TwoStream":
         self.photo, clip = read_source(source)
         self.own = [] if clip is None or len(clip) < 3 else [("the clip itself", clip)]
         self.p, self.made = regions_of(self.photo, self.segment), {}
         return self
 
-    def animate(self, n_frames, seed=0, speed=1.0):
+    def animate(self, n_frames: int, seed: int = 0, speed: float = 1.0) -> Video:
         check_take(n_frames, speed)
         box = box_of(self.p[:, 1:2])
         if box is None: return as_video(self.photo.expand(n_frames, -1, -1, -1), self.p, {"note": "no sky"})
@@ -206,10 +209,10 @@ class TwoStream(Animator):
         frames[(..., *box)] = enlarge(sky, [s.stop - s.start for s in box]).clamp(-1, 1)
         return as_video(paste(self.photo, frames, feathered(self.p[:, 1:2])), self.p, report)
 
-    def card(self): return two_stream_card(self)
+    def card(self) -> dict: return two_stream_card(self)
 
 # %% ../../nbs/84_two_stream.ipynb #59517a10
-def make_sky(system, box, seed, apart):
+def make_sky(system: "TwoStream", box: tuple, seed: int, apart: int) -> Tensor:
     "The twelve frames of a photograph's sky, (T, 3, R, R), and what was done."
     c = system.config
     name, clip = sky_of_clip(system.own or system.clips, seed, c.side, segment=system.segment)
@@ -227,7 +230,7 @@ def make_sky(system, box, seed, apart):
     return made.cpu(), report
 
 
-def two_stream_card(system):
+def two_stream_card(system: "TwoStream") -> dict:
     "What the system is, as `CARD` asks."
     network = "VGG19 (average pools)" if system.appearance == "vgg19" else "the embedded perception network"
     differs = (f"Looks by {network}; a motion network trained on rendered scenes; each layer's difference by "

@@ -237,7 +237,7 @@ def runs_of(
     measured: dict,      # as from `measure_models`
     row: str,
     metric: str,
-):                       # (k, 1 + R), or None
+) -> np.ndarray | None:                       # (k, 1 + R), or None
     "The replicates of all trainings of a row."
     runs = [found[metric] for (name, _), found in sorted(measured.items()) if name == row and metric in found]
     return np.stack(runs) if runs else None

@@ -316,11 +316,11 @@ def measure_clips(
     clips: list,                # of RealClip
     every: int,                 # frames between those of a clip
     judges: Judges,             # the networks
-    folder=None,                # for what is finished; None: nothing is kept
-    key="",                     # anything JSON can hold that tells one experiment from another
-    preset="released",          # of the numbers beside the paper's
+    folder: str | Path | None = None,  # for what is finished; None: nothing is kept
+    key: object = "",           # anything JSON can hold that tells one experiment from another
+    preset: str | Preset = "released",  # of the numbers beside the paper's
     columns: int = 6,           # frames kept for showing
-    **options,                  # of `all_takes`
+    **options: object,          # of `all_takes`
 # for each clip: system -> measured tensors, "frames" (columns, 3, R, R) uint8 and "masks" among them
 ) -> list:
     "Every system on every clip, measured."
@@ -408,7 +408,7 @@ WHEN = "I_n against Î_n, mean over time"     # as the paper's table is called
 def against_real(
     rows: list,             # of `measure_clips`
     judges: Judges,         # as there
-    preset="released",      # as there
+    preset: str | Preset = "released",  # as there
     seed: int = 0,          # of the bootstraps
     resamples: int = 30,    # of the distances between sets
 ) -> list:                  # of (system, condition, Measurement)

@@ -27,7 +27,7 @@ def file_stem(
 
 def save_first_frames(
     clips: list,    # of RealClip
-    folder,         # gets one .png for each
+    folder: str | Path,  # gets one .png for each
 ) -> list:          # the files
     "The photographs that a system has to animate."
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ class GivenFrames:
 
 # %% ../../nbs/891_given_frames.ipynb #147fb0f4
 def read_frames(
-    path,                  # video, or folder of pictures
+    path: str | Path,      # video, or folder of pictures
 ) -> torch.Tensor:         # (T, 3, H, W) uint8
     "All frames of a video."
     if not Path(path).is_dir(): return to_uint8(read_video(path)[0])
@@ -76,7 +76,7 @@ def read_frames(
     return torch.stack(frames)
 
 
-def fitting(given, clip, frames):
+def fitting(given: torch.Tensor, clip: RealClip, frames: int) -> torch.Tensor:
     "The measured frames of a video, at the size of the clip, (T, 3, R, R) uint8."
     count, last = len(clip.frames), (len(clip.frames) - 1) * given.every
     path, (h, w), (H, W) = given.path(clip), frames.shape[-2:], clip.frames.shape[-2:]

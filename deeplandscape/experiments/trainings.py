@@ -381,7 +381,7 @@ def beside_paper(
 # %% ../../nbs/82_trainings.ipynb #91fd475b
 def show_beside(
     table: pd.DataFrame,     # as from `beside_paper`
-):                           # pandas Styler
+) -> Styler:                           # pandas Styler
     "The table for reading: the paper's numbers, ours with intervals."
     if table.ours.isna().all(): caption = "Ours: not measured yet (a2_ablations has no result here)."
     else: caption = (f"Ours: mean of {int(table.trainings.max())} training(s) with its 95 % interval, "
@@ -401,7 +401,7 @@ def show_beside(
 
 def show_orderings(
     judged: pd.DataFrame,    # as from `orderings`
-):                           # pandas Styler
+) -> Styler:                           # pandas Styler
     "The verdicts for reading."
     sign = lambda v: "" if pd.isna(v) else f"{v:+.3g}"
     lines = [{"ordering": r.method, "metric": r.metric, "paper": sign(r.paper), "measured as": r.measured_as,

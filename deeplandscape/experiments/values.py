@@ -6,9 +6,12 @@
 __all__ = ['effects_by_scene', 'encoder_errors', 'lighting_errors', 'meaning_items', 'alike_profiles']
 
 # %% ../../nbs/801_values.ipynb #86ee6b04
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ..core import item_generator
 from ..metrics.effects import LATENTS
@@ -37,7 +40,7 @@ def effects_by_scene(
 # %% ../../nbs/801_values.ipynb #b4dbde94
 @torch.no_grad()
 def encoder_errors(
-    E,                      # the encoder
+    E: nn.Module,           # the encoder
     G: Generator,           # its generator
     samples: int = 64,      # how many
     seed: int = 0,          # of the samples
@@ -63,7 +66,7 @@ def lighting_errors(
     G: Generator,           # whose M it approximates
     samples: int = 1024,    # how many styles
     seed: int = 0,          # of the samples
-    steps=(0.5, 1.0),       # c
+    steps: Sequence[float] = (0.5, 1.0),  # c
 ) -> dict:                  # ("A" or "nothing", "relative error at c = ...") -> (samples,)
     "Errors of A, and of leaving the style as it is, over the mean distance of two weathers of a scene."
     draw = lambda n, key: torch.randn(samples, n, generator=item_generator(seed, "measure", key))
@@ -81,7 +84,7 @@ def lighting_errors(
 def meaning_items(
     sweeps: dict,           # of `measure_sweeps`
     pair: dict,             # numbers on the grid of coordinates 1 and 2, each (49, B)
-    measures=("brightness", "temperature"),
+    measures: dict = ("brightness", "temperature"),
 ) -> dict:                  # (coordinate, measure) -> (B,)
     "What each coordinate does in each scene."
     found = {}

@@ -181,7 +181,7 @@ def raw_path(result: str | Path) -> Path:    # of a result's name in its folder
 
 def items_table(
     found: dict,                 # (method, metric) -> values, one for each item
-    names=None,                  # of the items; None: 0, 1, 2, ...
+    names: Sequence[str] | None = None,  # of the items; None: 0, 1, 2, ...
 ) -> pd.DataFrame:               # item, method, metric, value; what is not a number is left out
     "Values of items as `save_result` takes them."
     lines = [dict(item=str(name), method=method, metric=metric, value=float(value))
@@ -268,15 +268,17 @@ class Run:
         self.inputs = (read,) if read.exists() else ()
         use_style()
 
-    def key(self, weights=()) -> dict:
+    def key(self, weights: Sequence[str | Path] = ()) -> dict:
         "What tells this experiment from another one, for work that is kept: parameters, weights, code."
         places = {name for name in self.parameters if name in PLACES}
         return {"parameters": {k: v for k, v in self.parameters.items() if k not in places},
                 "weights": hashes_of_weights(weights),
                 "code": code_version()["sha256"]}
 
-    def save(self, figure=None, table=None, values=None, weights=(), frames=None, fps=30, loop=True,
-             cost=None, items=None, raw=None) -> Path:
+    def save(self, figure: object | None = None, table: object | None = None,
+             values: dict | None = None, weights: Sequence[str | Path] = (),
+             frames: object | None = None, fps: float = 30, loop: bool = True,
+             cost: dict | None = None, items: object | None = None, raw: dict | None = None) -> Path:
         "Writes the results (see `save_result`) with this run's parameters, seed and duration."
         return save_result(self.name, self.profile, figure, table, values, self.parameters, weights,
                            self.parameters.get("seed"), self.started, frames, fps, self.output, self.inputs,
