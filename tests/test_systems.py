@@ -110,7 +110,7 @@ def test_what_cannot_be_learnt_from(photo, clip, tmp_path):
     (tmp_path / "a.txt").write_text("no picture")
     with pytest.raises(InputError): read_source(tmp_path / "a.txt")
     with pytest.raises(InputError): read_source(tmp_path / "missing.mp4")
-    with pytest.raises(InputError, match="no clip of at least 2"): draw_clip([("one", clip[:1])])
+    with pytest.raises(InputError, match="not a clip of at least 2"): draw_clip([("one", clip[:1])])
     with pytest.raises(InputError, match="no rectangle of sky"):
         sky_of_clip([("land", clip)], segment=lambda x: torch.eye(3)[:1, :, None, None].expand(
             len(x), 3, *x.shape[-2:]))
