@@ -63,8 +63,9 @@ def same(shown, image): return np.abs(shown.astype(int) - as_array(image)).max()
 
 def drag(page, name, share):
     "Pull the slider of that name to a share of its length with the mouse."
-    grip, rail = handle(page, name).bounding_box(
-        ), page.locator(".widget-slider", has_text=name).locator(".noUi-base").bounding_box()
+    handle(page, name).scroll_into_view_if_needed()     # the mouse reaches only what is on the screen
+    grip = handle(page, name).bounding_box()
+    rail = page.locator(".widget-slider", has_text=name).locator(".noUi-base").bounding_box()
     page.mouse.move(grip["x"] + grip["width"] / 2, grip["y"] + grip["height"] / 2)
     page.mouse.down()
     page.mouse.move(rail["x"] + share * rail["width"], rail["y"] + rail["height"] / 2, steps=6)
