@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lightning.fabric import Fabric
 from torch import Tensor
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,8 @@ from .losses import Sources, discriminator_step, enter_level, generator_step
 from .projected import projected_step
 from .monitor import in_notebook, Monitor
 from ..perception.masks import segmenter
+
+if TYPE_CHECKING: from lightning.fabric import Fabric   # five seconds to import, and only training needs it
 
 # %% ../../nbs/65_loop.ipynb #d6fbcbf0
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
@@ -68,8 +70,9 @@ def launch(
     devices: int = 1,  # processes on this machine, one for each device; under torchrun, as many as it started
     nodes: int = 1,           # machines
     precision: str = "32",    # "32", "bf16", or "auto": what is faster here
-) -> Fabric:
+) -> "Fabric":
     "Fabric on one or several devices, its processes started."
+    from lightning.fabric import Fabric
     if precision not in (*PRECISIONS, "auto"):
         raise InputError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}, auto.")
     kind = pick_device(device).type
@@ -222,7 +225,7 @@ class Diverged(InputError):
 
 class Stop:
     "Turns SIGINT and SIGTERM into a request that is answered after the step."
-    def __init__(self, fabric: Fabric): self.fabric, self.asked, self.old = fabric, False, {}
+    def __init__(self, fabric: "Fabric"): self.fabric, self.asked, self.old = fabric, False, {}
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
@@ -293,7 +296,7 @@ class Course:
 # %% ../../nbs/65_loop.ipynb #1bac7d36
 def begin(
     config: TrainConfig,
-    fabric: Fabric,
+    fabric: "Fabric",
     out: Path,                 # folder with the checkpoint
     resume: bool,              # use it
     graphs: bool | None,       # None: on a single GPU
@@ -342,7 +345,7 @@ def train(
     until: int | None = None,       # stop after so many images; None: the whole schedule
     checkpoint_every: int = 20_000, # images
     sample_every: int = 20_000,     # images
-    fabric: Fabric | None = None,   # device, precision, processes; launched
+    fabric: "Fabric | None" = None,   # device, precision, processes; launched
     card: dict | None = None,       # what the model card says about the data
     segment: Callable | None = None,  # images -> shares of static, sky, water: effects are measured by region
     video_every: int | None = None, # images; None: no sample videos
@@ -351,6 +354,7 @@ def train(
     start: Generator | None = None, # trained weights to begin with where nothing is resumed
 ) -> Path:                          # the running average of G, as a generator file
     "Train a model, resumably; writes checkpoint, log.jsonl, samples and generator.safetensors into `out`."
+    from lightning.fabric import Fabric
     out, fabric = Path(out), fabric or Fabric(devices=1)
     out.mkdir(parents=True, exist_ok=True)
     with only_one(out, "training") if fabric.is_global_zero else contextlib.nullcontext():

@@ -11,9 +11,9 @@ import copy
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor
 
 from ..core import InputError
@@ -22,6 +22,8 @@ from ..model.features import load_features
 from ..model.generator import Generator, Latents
 from ..model.projected import ProjectedDiscriminators
 from .schedule import Stage, TrainConfig, at, training_phases
+
+if TYPE_CHECKING: from lightning.fabric import Fabric   # five seconds to import, and only training needs it
 
 # %% ../../nbs/61_networks.ipynb #3bb0ac18
 def leaves(
@@ -131,7 +133,7 @@ def projected_discriminators(
 class Networks:
     "The three networks, the running average of G, and their optimisers."
     def __init__(self, config: TrainConfig,
-                 fabric: Fabric,         # device, precision, processes
+                 fabric: "Fabric",       # device, precision, processes
                  graphs: bool = False):  # record the updates as CUDA graphs
         self.config, self.fabric = config, fabric
         self.run = Graphs() if graphs else lambda update, *given: update(*given)

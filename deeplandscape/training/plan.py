@@ -10,8 +10,8 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from lightning.fabric import Fabric
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -25,6 +25,8 @@ from .losses import discriminator_step, generator_step, r1_penalty
 from .networks import Networks
 from .projected import projected_step
 from ..perception.masks import segmenter
+
+if TYPE_CHECKING: from lightning.fabric import Fabric   # five seconds to import, and only training needs it
 
 # %% ../../nbs/66_plan.ipynb #2dae1788
 class _Saved:
@@ -140,11 +142,12 @@ def expected_flops(
 # %% ../../nbs/66_plan.ipynb #aa1a4b0d
 def training_plan(
     config: TrainConfig,
-    fabric: Fabric | None = None,   # device and precision, one process; None: the CPU
+    fabric: "Fabric | None" = None,   # device and precision, one process; None: the CPU
     processes: int = 1,             # that will share each batch
     budget: float = 20.0,           # seconds that measuring may take
 ) -> list[dict]:                    # one row for each resolution
     "Images, steps, estimated hours and memory of every resolution."
+    from lightning.fabric import Fabric
     fabric = fabric or Fabric(accelerator="cpu", devices=1)
     nets = Networks(replace(config, r1_every=1), fabric)
     nets.segment = segmenter(device=str(fabric.device)) if config.projected else None
