@@ -3,8 +3,6 @@ import configparser
 import json
 import os
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -12,8 +10,10 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 import deeplandscape
+from deeplandscape.cli import app
 from deeplandscape.report.results import save_result
 from deeplandscape.report.site import build_site, contents_table
 from deeplandscape.report.summary import summary
@@ -73,10 +73,8 @@ def test_commands_of_the_readme_exist():
     assert len(lines) >= 6
     for line in lines:
         line = line.split("#")[0]
-        program = "from deeplandscape.cli import main; main()"
-        command = [sys.executable, "-c", program, line.split()[0], "--help"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-        assert done.returncode == 0, line
+        done = CliRunner().invoke(app, [line.split()[0], "--help"])
+        assert done.exit_code == 0, line
         options = re.findall(r"(?<= )--?[a-z][a-z-]*", line)
         missing = [option for option in options if not re.search(rf"{option}\b", done.stdout)]
         assert not missing, f"{line}: no option {', '.join(missing)}"

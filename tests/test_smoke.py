@@ -79,8 +79,8 @@ def test_parameters_reach_the_notebooks(smoke):
     assert found["n_videos"] == wanted["n_videos"]
 
 
-# and what they need: two trainings, inversions, all metrics of the comparison
-CHEAP = ("fig01_videos", "fig07_animation", "fig09_ssim")
+# and what it needs, a training; DEEPLANDSCAPE_TWICE=1 runs the whole graph a second time
+CHEAP = ("fig01_videos",)
 CALL = ("import sys; from deeplandscape.report.reproduce import reproduce; sys.exit(reproduce('smoke', "
         "targets={}, jobs=1, figures='{}', runs='{}'))")
 
@@ -125,7 +125,8 @@ def test_killed_run_with_one_job_equals_the_other_with_two(smoke, tmp_path):
     kill_with_children(process)
     assert not (figures / "a1_train.json").exists() and not (runs / "a1_train.ipynb").exists()
     assert reproduce("smoke", targets=CHEAP, jobs=1, figures=figures, runs=runs) == 0
-    names = {"a0_perception", "a1_train", "a3_encoder", "a8_baselines", *CHEAP}
+    names = {p.stem for p in figures.glob("*.json")}
+    assert names >= {"a1_train", *CHEAP}
     again = parts(figures, names)
     assert {name.split(".")[0] for name in again} == names and again == parts(smoke / "figures", names)
     weights = fingerprint(runs / "weights")
@@ -142,6 +143,7 @@ def test_provenance(smoke, name):
     facts = json.loads((smoke / "figures" / f"{name}.json").read_text(encoding="utf-8"))
     compared = json.dumps({key: value for key, value in facts.items() if key != "run"})
     assert str(smoke) not in compared and facts["run"]["started"][:10] not in compared
+    assert not [key for key in facts["values"] if "second" in key], "what a clock says is a `cost`"
     assert (set(facts) >= {"parameters", "seed", "weights", "inputs", "code"}
             and all(len(digest) == 64 for digest in facts["weights"].values()))
     declared = parameters_of(ROOT / "nbs" / "repro" / f"{name}.ipynb")
