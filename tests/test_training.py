@@ -286,7 +286,7 @@ def course(**last):
     (dict(effect_z_st=0.02), "collapse", "collapses"),
     (dict(effect_S_dyn_moving=0.006, effect_S_dyn_static=0.001), "S_dyn_dead", "hardly used"),
     (dict(effect_S_dyn_static=0.06), "static_leak_S_dyn", "land moves"),
-    (dict(effect_z_dyn_structure=0.6), "static_leak_z_dyn", "rebuilds the land"),
+    (dict(effect_z_dyn_structure=0.6), "static_leak_z_dyn", "changes the land"),
     (dict(r1_dyn=55.0), "r1_exploding_dyn", "explodes"),
     (dict(G_loss_st=float("nan")), "not_a_number", "not finite"),
 ])
