@@ -267,7 +267,7 @@ def test_a_batch_that_cannot_be_split():
     with pytest.raises(InputError, match="batch of 4 at 8 px cannot be split over 3"): Networks(TINY, Three())
 
 
-# --- the doctor ---
+# --- the diagnostics ---
 
 def course(**last):
     "A healthy log of five lines, the last one changed."
@@ -286,16 +286,16 @@ def course(**last):
     (dict(effect_z_st=0.02), "collapse", "collapses"),
     (dict(effect_S_dyn_moving=0.006, effect_S_dyn_static=0.001), "S_dyn_dead", "hardly used"),
     (dict(effect_S_dyn_static=0.06), "static_leak_S_dyn", "land moves"),
-    (dict(effect_z_dyn_structure=0.6), "static_leak_z_dyn", "rebuilds the land"),
+    (dict(effect_z_dyn_structure=0.6), "static_leak_z_dyn", "changes the land"),
     (dict(r1_dyn=55.0), "r1_exploding_dyn", "explodes"),
     (dict(G_loss_st=float("nan")), "not_a_number", "not finite"),
 ])
-def test_the_doctor(last, name, words):
+def test_the_diagnostics(last, name, words):
     found = diagnose(course(**last))
     assert list(found) == ([name] if name else []) and (not words or words in found[name])
 
 
-def test_the_doctor_waits_for_the_transition():
+def test_the_diagnostics_wait_for_the_transition():
     assert diagnose(course(alpha=0.2, effect_S_dyn_moving=0.0, effect_S_dyn_static=0.0)) == {}
     assert diagnose([]) == {}
     assert diagnose([dict(seen=1, resolution=8, alpha=1.0, effect_S_dyn=0.0)]) == {}

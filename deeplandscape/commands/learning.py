@@ -115,7 +115,7 @@ def train_command(
         path = loop.train(config, sources, out, resume, None, every, every, fabric, card, segment, 5 * every,
                           start=started)
     except KeyboardInterrupt as stopped:
-        reason = str(stopped) or "stopped at once; the last checkpoint stays."
+        reason = str(stopped) or "stopped at once; the last checkpoint is kept."
         typer.echo(f"deeplandscape: {reason}", err=True)
         raise typer.Exit(130) from None
     if fabric.is_global_zero: finish_training(path, amplify, segment, fabric.device)

@@ -44,7 +44,7 @@ def generated_views(
     dynamic: int,       # draws of the dynamic latents, at least 2
     segment: Callable,  # images (B, 3, H, W) -> (B, 3, H, W) static, sky, water
 ) -> Views:             # on the CPU
-    "What a model makes of scenes."
+    "Images of a model, several draws of the dynamic latents for each scene."
     place = next(G.parameters()).device
     draw = lambda k: Latents.sample(G.config, [int(s) + k * OTHER for s in scenes], device=place)
     base, others = draw(0), [draw(k) for k in range(1, dynamic)]
@@ -115,7 +115,7 @@ def scene_terms(
     networks: Sequence[str] = ("embedded",),  # "embedded", and "lpips" for the published one
     device: str | torch.device = "cpu",  # where LPIPS computes
 ) -> dict:                     # name -> (n, 2) numerator and denominator of each scene
-    "All that is measured in pairs, scene by scene."
+    "All measurements on pairs, by scene."
     first, second, static, terms = views.grid[:, 0], views.grid[:, 1], views.static, {}
     once = lambda v: torch.stack([v.nan_to_num(), (~v.isnan()).to(v)], 1)
     batches = list(zip(*(v.split(64) for v in (first, second, static))))

@@ -100,7 +100,7 @@ def motion_in(
     homography: Homography,  # the motion asked for
     gap: float,
 ) -> tuple[float, float]:    # flow in thousandths of half the width per frame; share of the asked motion
-    "How much the sky moves, and how much of it as asked."
+    "The flow in the sky, and the share of the requested motion."
     flow, asked = optical_flow(frames) / gap, wind_asked_for(homography, frames.shape[-2:])[None]
     inside = (sky > 0.5).float()
     projected = (flow * asked * inside).sum() / (asked.square() * inside).sum().clamp(min=1e-12) / len(flow)

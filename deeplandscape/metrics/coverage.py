@@ -15,9 +15,9 @@ from ..core import InputError
 # %% ../../nbs/58_coverage.ipynb #53c0a367
 def laplacian_pyramid(
     images: Tensor,    # (B, 3, R, R)
-    bands: int = 3,    # the last one is what remains
+    bands: int = 3,    # including the remaining small image
 ) -> list[Tensor]:     # from fine to coarse, each (B, 3, R / 2^k, R / 2^k)
-    "Bands of detail; the coarsest is the blurred image itself."
+    "Bands of detail; the last is the image, blurred and reduced."
     taps = torch.tensor([1.0, 4, 6, 4, 1], device=images.device) / 16
     kernel, found = torch.outer(taps, taps).expand(3, 1, 5, 5), []
     for _ in range(bands - 1):
@@ -35,7 +35,7 @@ def sliced_wasserstein(
     directions: int = 128,     # projections
     seed: int = 0,
 ) -> list[float]:              # from fine to coarse, percent of the deviation of the reference's patches
-    "Distance of 7x7 patches, band by band, over as many images as the smaller set has."
+    "Distance between sets of 7x7 patches, by band, over as many images as the smaller set has."
     draw, count, found = torch.Generator().manual_seed(seed), min(len(images), len(reference)), []
     for ours, theirs in zip(laplacian_pyramid(images[:count], bands),
                             laplacian_pyramid(reference[:count], bands)):

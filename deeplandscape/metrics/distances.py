@@ -46,8 +46,8 @@ def frechet_distance(
 @dataclass(frozen=True)
 class Extrapolation:
     "Frechet distances at several numbers of pictures, and the line through them."
-    limit: float            # at infinitely many pictures; NaN with too few to tell
-    slope: float            # by 1/n
+    limit: float            # for infinitely many pictures; NaN where there are too few for the fit
+    slope: float            # with respect to 1/n
     sizes: tuple            # numbers of pictures
     values: tuple           # mean distance at each
 
@@ -99,9 +99,9 @@ def pooled_features(
     images: torch.Tensor,           # (n, 3, H, W) in [-1, 1]
     by: str = "embedded",           # Extractor or its name: "embedded", "inception", "random"
     batch: int = 32,                # images at a time
-    side: int = None,               # pixels that the embedded one looks at; None: 64
+    side: int = None,               # input side of the embedded extractor, px; None: 64
     device: str | torch.device = "cpu",  # where it computes
-    contrast: float = 1.0,          # 0.5 and brighter: as the released program feeds Inception
+    contrast: float = 1.0,          # 0.5: half the contrast and brighter, as the released program does
     span: str = "auto",             # range of the images, see `as_pictures`
 ) -> torch.Tensor:                  # (n, d) float64
     "One feature vector per picture."
@@ -115,7 +115,7 @@ def distance_name(
     kind: str,          # "frechet" or "kernel"
     by: Extractor,      # what made the features
 ) -> str:
-    "What a distance between sets may be called: FID, KID and FVD are reserved for the published networks."
+    "The name of a distance between sets; FID, KID, FVD and KVD are reserved for the published networks."
     reserved = {("frechet", "inception"): "FID", ("kernel", "inception"): "KID", ("frechet", "i3d"): "FVD",
                 ("kernel", "i3d"): "KVD"}
     if kind not in ("frechet", "kernel"):
@@ -133,9 +133,9 @@ def compare_sets(
     by: str = "embedded",           # what made the features: Extractor or its name
     resamples: int = 30,            # bootstrap draws
     seed: int = 0,                  # of the draws
-    **protocol: object,             # whatever else one must know
+    **protocol: object,             # further entries of the protocol
 ) -> Measurement:
-    "Distance between two sets of features with its interval, under the name it deserves."
+    "Distance between two sets of features with its interval, named after the extractor."
     by = by if isinstance(by, Extractor) else extractor(by)
     name, rng, draws = distance_name(kind, by), np.random.default_rng(seed), []
     distance = frechet_distance if kind == "frechet" else lambda a, b: kernel_distance(a, b, seed=seed)[0]
@@ -158,8 +158,8 @@ def clip_features(
     clips: torch.Tensor | list,  # (n, T, 3, H, W), or n tensors (T, 3, H, W): uint8 or in [-1, 1]
     by: str = "embedded-video",  # Extractor, its name, or a TorchScript file of I3D's interface
     frames: int = 16,            # of each clip
-    stride: int = 1,             # every how many-th frame
-    start: int = 0,              # the first one
+    stride: int = 1,             # frames from one to the next
+    start: int = 0,              # index of the first frame
     device: str | torch.device = "cpu",  # where it computes
 ) -> torch.Tensor:               # (n, d) float64
     "One feature vector per clip."
@@ -167,12 +167,12 @@ def clip_features(
     if frames < 2 or (frames < 10 and by.name != "embedded-video"):
         raise InputError(f"{frames} frames are too few: FVD needs at least 10, the embedded distance 2.")
     if len(clips) == 0:
-        raise InputError("There are no clips to look at.")
+        raise InputError("There are no clips to compute features of.")
     rows, needed = [], start + (frames - 1) * stride + 1
     for clip in clips:
         if len(clip) < needed:
             raise InputError(
-                f"A clip has {len(clip)} frames; {frames} of them, {stride} apart, need {needed}.")
+                f"A clip has {len(clip)} frames; {frames} frames with a stride of {stride} need {needed}.")
         rows.append(by(as_pictures(clip[start:needed:stride], "-1..1")[None]))
     return torch.cat(rows)
 
@@ -182,11 +182,11 @@ def compare_videos(
     fake: torch.Tensor | list,   # (m, T, 3, H, W), or m tensors
     by: str = "embedded-video",  # Extractor, its name ("i3d" for FVD), or a TorchScript file
     frames: int = 16,            # of each clip
-    stride: int = 1,             # every how many-th frame
+    stride: int = 1,             # frames from one to the next
     device: str | torch.device = "cpu",  # where it computes
     **options: object,           # resamples, seed and further entries of the protocol
 ) -> Measurement:
-    "Frechet video distance between two sets of videos: FVD when I3D measures it."
+    "Frechet video distance between two sets of videos; with I3D it is FVD."
     by = by if isinstance(by, Extractor) else extractor(by, device)
     features = [clip_features(clips, by, frames, stride, device=device) for clips in (real, fake)]
     return compare_sets(*features, "frechet", by, frames=frames, stride=stride, **options)

@@ -46,7 +46,7 @@ class PatchCritic(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[-1] != self.config.patch:
-            raise InputError(f"This discriminator judges {self.config.patch} px, not {images.shape[-1]}.")
+            raise InputError(f"This discriminator takes {self.config.patch} px, not {images.shape[-1]} px.")
         return self.judge(self.features((images + 1) / 2).flatten(1))
 
 # %% ../../nbs/741_esrgan.ipynb #4f72bf09

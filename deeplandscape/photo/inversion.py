@@ -63,7 +63,7 @@ class Settings:
     perceptual: float = 0.01       # lambda_PL
     tie_W: float = 1.0             # weight of L_init (Algorithm 1; the text of Section 3.2 says 0.01)
     S_gradient: float = 0.001      # lambda_S, which scales the gradient of S before Adam
-    S_lr: float | None = None      # instead of S_gradient: a rate of its own for S, relative to lr
+    S_lr: float | None = None      # instead of S_gradient: learning rate of S, relative to lr
     # with a mask: S_st stays zero in sky and water, S_dyn in static parts (Section 3.2)
     keep_zero: bool = True
     halve_after: int = 20          # iterations without improvement
@@ -108,7 +108,7 @@ class Plateau:
         self.halve_after, self.stop_after = halve_after, stop_after
 
     def step(self, loss: Tensor) -> None:
-        "Take note of the losses (B,) of this iteration."
+        "Record the losses (B,) of this iteration and adapt the rates."
         better = loss < self.best * (1 - 1e-4)
         self.best = torch.where(better, loss, self.best)
         self.since = torch.where(better, 0, self.since + 1)
@@ -153,7 +153,7 @@ class Target:
 # %% ../../nbs/71_inversion.ipynb #f680e3a3
 @dataclass
 class State:
-    "What the optimisation moves."
+    "The latents that are optimised."
     W: Tensor              # (B, 2N, w_dim)
     S_st: list[Tensor]     # per level (B, 1, s, s)
     S_dyn: list[Tensor]
@@ -175,7 +175,7 @@ def descend(
     state: State,          # changed in place
     W_init: Tensor,        # W', or None when W is not tied
     target: Target,
-    parts: set,            # which of "W", "S_st", "S_dyn" move
+    parts: set,            # which of "W", "S_st", "S_dyn" are updated
     rule: Adam,
     plateau: Plateau,
     settings: Settings,
@@ -203,11 +203,11 @@ def algorithm_1(
     state: State,          # initial latents; changed in place
     W_init: Tensor | None, # W' when W is tied to it
     target: Target,        # the photograph
-    variant: Variant,      # says which latents move
+    variant: Variant,      # determines which latents are optimised
     settings: Settings = Settings(),
     report: Callable = lambda **_: None,  # called with iteration, loss
 ) -> None:
-    "EOI and its relatives: optimise W and S without a mask (Algorithm 1)."
+    "All variants but EOIFS: optimise W and S without a mask (Algorithm 1)."
     parts = ({"W"} if variant.optimise_W else set()) | ({"S_st", "S_dyn"} if variant.optimise_S else set())
     rule = Adam()
     plateau = Plateau(len(state.W), settings.lr, settings.halve_after, settings.stop_after, state.W.device)
@@ -261,7 +261,7 @@ def fine_tune(
 
 @contextmanager
 def fused_steps(G: Generator) -> Iterator[None]:
-    "Weights with channels last, and maps and style in one step; as before at the end."
+    "Use channels last, and maps and style in one step; restore both at the end."
     blocks = [b for b in G.blocks if type(b) is Block]
     def arrange(fused, order):
         for b in blocks: b.fused = fused
@@ -312,7 +312,7 @@ def start(
     E: Encoder | None,     # the encoder; not needed when W starts from the mean
     seed: int,
 ) -> State:
-    "Initial latents, as the variant says."
+    "Initial latents of a variant."
     if variant.init_W == "E" and E is None:
         raise InputError("This variant starts from an encoder; give one with E=load_encoder().")
     with torch.no_grad():
@@ -379,7 +379,7 @@ def invert(
 
 # %% ../../nbs/71_inversion.ipynb #7d604f20
 def inversion_html(found, most=8):
-    "Photograph, reconstruction, their difference and the mask of each item, and what was reached."
+    "Photograph, reconstruction, difference and mask of each item, with iterations and spread of the maps."
     made, parts = found.reconstruction().clamp(-1, 1), []
     for b, score in enumerate(found.ssim.tolist()[:most]):
         parts += [picture_html(found.photo[b], "photograph"),

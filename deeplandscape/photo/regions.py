@@ -41,7 +41,7 @@ def snap_to_edges(mask, photo, radius, eps=2e-4):
 
 # %% ../../nbs/72_regions.ipynb #d7e0e43b
 def without_islands(p, least=0.004, sure=0.8):
-    "p (1, 3, H, W) without regions smaller than a share `least`, or nowhere surer than `sure`."
+    "p (1, 3, H, W) without regions smaller than a share `least`, or with no probability above `sure`."
     moving = p[0, 1:].amax(0)
     pieces, n = ndimage.label((moving > 0.5).cpu().numpy())
     if n == 0: return p
@@ -68,7 +68,7 @@ def rarity(x, inside, steps=6, share=0.06):
     return near.flatten()[index][None, None] < share
 
 def objects_in(photo, sky, times=6.0, least=0.3, steep=0.45):
-    "Things before the sky (1, 1, H, W) in [0, 1], by a photo (1, 3, H, W) and where its sky is (1, 1, H, W)."
+    "Objects in front of the sky (1, 1, H, W) in [0, 1], from a photo (1, 3, H, W) and its sky (1, 1, H, W)."
     radius, region = max(1, min(photo.shape[-2:]) // 120), shrink(sky, max(2, min(photo.shape[-2:]) // 60))
     inside, found = region > 0.5, torch.zeros_like(sky)
     if inside.float().mean() < 0.02: return found
@@ -107,7 +107,7 @@ def horizon_of(
     least: float = 0.02,         # a row counts when this share of it is sky (water)
     gap: float = 0.05,           # rows without sky that may interrupt it, as a share of the height
 ) -> float | None:               # 0 (top) ... 1 (bottom); None: neither sky nor water
-    "The height of the horizon, from what is sky and what is water."
+    "The height of the horizon, from the masks of sky and water."
     label, height = p.argmax(1)[0], p.shape[-2]
     rows = lambda k: ((label == k).float().mean(1) >= least).nonzero().flatten().tolist()
     sky, water = rows(1), rows(2)

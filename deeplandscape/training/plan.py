@@ -30,7 +30,7 @@ if TYPE_CHECKING: from lightning.fabric import Fabric   # five seconds to import
 
 # %% ../../nbs/66_plan.ipynb #2dae1788
 class _Saved:
-    "Counts the bytes autograd keeps, without those of parameters."
+    "Counts the bytes that autograd saves, except those of parameters."
     def __init__(self, *modules):
         self.known = {p.untyped_storage()._cdata for m in modules for p in m.parameters()}
         self.kept, self.bytes = [], 0
@@ -39,12 +39,12 @@ class _Saved:
         storage = tensor.untyped_storage()
         if storage._cdata not in self.known:
             self.known.add(storage._cdata)
-            self.kept.append(storage)  # alive, so that no other takes its address
+            self.kept.append(storage)  # kept alive, so that no other storage takes its address
             self.bytes += storage.nbytes()
         return tensor
 
 class _Flops(TorchDispatchMode):
-    "Counts the operations of convolutions and matrix products, those of backward passes included."
+    "Counts the operations of convolutions and matrix products, including those of backward passes."
     total = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -61,7 +61,7 @@ def step_cost(
     frames: int = 1,         # 1: a step on images, 2: on pairs
     penalise: bool = True,   # with R1
 ) -> dict:                   # flops, activations (bytes), both per item
-    "Counted operations and kept activations of one training step."
+    "Counted operations and saved activations of one training step."
     size, b = config.generator.size(level), 2
     with torch.device("meta"):
         G, D = Generator(config.generator), Discriminator(config.judges, frames)
@@ -109,9 +109,9 @@ def projected_cost(
     nets: Networks,
     level: int,        # top level, trained against frozen features
     batch: int,        # images, a multiple of 8
-    pairs: float,      # share of the steps that are steps with pairs
+    pairs: float,      # share of steps with pairs
 ) -> dict:             # flops, seconds, activations (bytes), all per image
-    "What a step against frozen features costs, from one counted and one timed step of either kind."
+    "The cost of a step against frozen features, from one counted and one timed step of each kind."
     found = dict(flops=0.0, seconds=0.0, activations=0.0)
     for share, kind in ((1 - pairs, 0.0), (pairs, 1.0)):
         now = Stage(level, 1.0, kind, batch, 1e-3, False, since=10**9, projected=True)
@@ -181,14 +181,14 @@ def training_plan(
 def in_words(
     hours: float,    # a duration
 ) -> str:
-    "A duration in the unit that a person would use."
+    "A duration in its usual unit."
     units = ("years", 24 * 365), ("months", 24 * 30), ("days", 24), ("hours", 1), ("minutes", 1 / 60)
     name, size = next(((n, s) for n, s in units if hours >= 2 * s), units[-1])
     return f"about {hours / size:.0f} {name}" if hours >= 1 / 60 else "less than a minute"
 
 # %% ../../nbs/66_plan.ipynb #3f79ebb1
 def plan_text(
-    rows: list[dict],    # of `plan`
+    rows: list[dict],    # of `training_plan`
 ) -> str:
     "The plan as a table in plain text."
     lines = ["    px       images  batch      steps  learning rate      hours  memory (GB)"]
@@ -203,5 +203,5 @@ def plan_text(
     lines.append(f"That is {in_words(hours)}"
                  + (" on this device; take a smaller profile, a GPU, or more devices." if hours > 24 * 14
                     else "."))
-    return "\n".join([*lines, "Hours are estimated from a short measured step; memory is of one process: "
+    return "\n".join([*lines, "Hours are estimated from short measured steps; memory is that of one process: "
                               "weights, optimisers and the activations of a step."])

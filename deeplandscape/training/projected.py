@@ -23,15 +23,15 @@ from .schedule import at, level_entries, Stage
 # %% ../../nbs/63_projected.ipynb #02a50259
 def hinge(
     judged: dict[str, list[Tensor]],   # logits of each head, by kind
-    real: bool,                        # what the images are
-) -> dict[str, Tensor]:  # the loss of each kind, mean over its heads' logits, summed over its heads
+    real: bool,                        # whether the images are real
+) -> dict[str, Tensor]:  # the loss of each kind: mean over the logits of a head, sum over the heads
     "Hinge loss of the discriminators."
     sign = 1 if real else -1
     return {kind: sum(F.relu(1 - sign * logit).mean() for logit in logits) for kind, logits in judged.items()}
 
 # %% ../../nbs/63_projected.ipynb #5194aa5d
 def across(nets, x):
-    "The mean over all processes, with the gradient of this process' share."
+    "The mean over all processes, with the gradient of this process's share."
     if nets.fabric.world_size == 1: return x
     return x + (nets.fabric.all_reduce(x.detach().clone(), reduce_op="mean") - x.detach())
 
@@ -44,9 +44,9 @@ def land_losses(
     images: Tensor,         # (P, 2, 3, R, R) generated pairs
     same_light: Tensor,     # (P,) 1 where both frames have one z_dyn
     static: Tensor,         # (P, 1, R, R) share of land in each pixel
-# land, moving, structure: means over the P pairs; count: share of pairs that `moving` is about
+# land, moving, structure: means over the P pairs; count: share of pairs that contribute to `moving`
 ) -> dict[str, Tensor]:
-    "Changes of land and of the rest under S_dyn alone, and of the land's structure with the light."
+    "Changes of land, and of sky and water, under S_dyn alone; change of the land's structure under z_dyn."
     a, b = images.unbind(1)
     change = (a - b).abs().mean(dim=1, keepdim=True) / 2
     share = lambda w: w.mean(dim=(1, 2, 3))
@@ -68,7 +68,7 @@ def draw_projected(
     now: Stage,                   # the stage of the schedule
     generator: torch.Generator,   # of the step
 ) -> tuple:                       # latents of the fakes, real images, numbers for the augmentation
-    "Draw a batch: stills, and in a step with pairs also real pairs and sometimes crop pairs."
+    "Draw a batch: stills; in a step with pairs also real pairs and, with some probability, crop pairs."
     config, fabric, size = nets.config, nets.fabric, nets.config.generator.size(now.level)
     chance = torch.rand(2, generator=generator)
     frames = 2 if chance[0] < now.pairs else 1
@@ -99,9 +99,9 @@ def views(nets, D, images):
 # %% ../../nbs/63_projected.ipynb #37019091
 def heads_loss(
     nets: Networks,
-    D: ProjectedDiscriminators,  # ProjectedDiscriminators of this resolution
-    fake: tuple,        # mixed features and images of the fakes, cut off from G
-    real: tuple,        # stills; with pairs: real pairs, and perhaps crop pairs, which play fakes
+    D: ProjectedDiscriminators,  # of this resolution
+    fake: tuple,        # mixed features and images of the fakes, detached from G
+    real: tuple,        # stills; in a step with pairs also real pairs, and maybe crop pairs (used as fakes)
 ) -> dict[str, Tensor]:
     "The hinge losses of all heads, by kind."
     with torch.no_grad(): seen = [views(nets, D, r) for r in real]
@@ -115,12 +115,12 @@ def heads_loss(
 # %% ../../nbs/63_projected.ipynb #46ac7bed
 def generator_loss(
     nets: Networks,
-    D: ProjectedDiscriminators,  # ProjectedDiscriminators of this resolution
+    D: ProjectedDiscriminators,  # of this resolution
     fake: tuple,            # mixed features and augmented images
     images: Tensor,         # (B, 3, R, R) as G made them
     same_light: Tensor | None,  # (B / 2,), or None without pairs
-) -> tuple[Tensor, dict]:   # the loss, what to log
-    "What G minimises: minus the logits, the bound, and with pairs the land losses."
+) -> tuple[Tensor, dict]:   # the loss, and values to log
+    "The loss of G: minus the logits, a penalty outside [-1, 1], and with pairs the land losses."
     config = nets.config.projected
     judged = D.judge_still(*fake) | (D.judge_pair(*fake) if same_light is not None else {})
     kinds = {kind: -sum(logit.mean() for logit in logits) for kind, logits in judged.items()}
@@ -142,7 +142,7 @@ def generator_loss(
 def update_projected(
     nets: Networks,
     now: Stage,
-    learn: bool,        # G too, not only the heads
+    learn: bool,        # update G too, not only the heads
     drawn: tuple,       # of `draw_fakes`
     real: tuple,        # (B, 3, R, R) each: stills, real pairs, crop pairs
     numbers: tuple,     # for the augmentation of the fakes and of each of these
@@ -179,7 +179,7 @@ def enter_projected(
     sources: Sources,
     now: Stage,
 ) -> None:
-    "Scale the mixing on real images, and give a new block of G a gentle start."
+    "Calibrate the mixing on real images, and start a new block of G with small weights."
     size, seed = nets.config.generator.size(now.level), nets.config.seed
     images = sources.real(1, size, [seed + k for k in range(64)])[:, 0].to(nets.fabric.device)
     nets.P[str(size)].mixing.calibrate(nets.features(images))
@@ -198,7 +198,7 @@ def projected_step(
     sources: Sources,
     now: Stage,
     generator: torch.Generator,   # of the step
-) -> dict:                        # what to log
+) -> dict:                        # values to log
     "Draw a batch and update both discriminators and G once."
     if now.first and now.level > 0 and now.since == 0: enter_projected(nets, sources, now)
     learn = now.since >= nets.config.projected.warm
