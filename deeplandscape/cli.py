@@ -44,31 +44,30 @@ app.add_typer(study_app, name="study")
 app.add_typer(results_app, name="results")
 
 def main() -> None:
-    "Run the command line; a fault becomes one sentence and exit code 2."
+    "Run the command line; an error becomes one sentence and exit code 2."
     sys.exit(run_app(app))
 
 # %% ../nbs/99_cli.ipynb #d56d4b0c
 @app.command()
 def evaluate(
-    generated: Annotated[Path, typer.Argument(help="folder of generated pictures, of videos, or of "
+    generated: Annotated[Path, typer.Argument(help="folder of generated images, of videos, or of "
                                               "folders of frames")],
     real: Annotated[Path, typer.Argument(help="folder of real ones, of the same kind")],
     extractor: Annotated[Optional[str], typer.Option(help="embedded; inception (FID, KID); i3d or a "
                                                      "TorchScript file (FVD)")] = None,
     preset: Annotated[str,
-                      typer.Option(help="clean, or released: the ways of the authors' program")] = "clean",
+                      typer.Option(help="clean, or released: as in the authors' code")] = "clean",
     size: Annotated[Optional[int], number("side in pixels at which both are compared; default 64, or 256 for "
                                           "a published network", 8, 4096)] = None,
     limit: Annotated[int, number("items of each folder at most", 2)] = 2000,
     frames: Annotated[int, number("frames of each video", 2, 10**6)] = 16,
-    stride: Annotated[int, number("every how many-th frame", 1, 10**6)] = 1,
+    stride: Annotated[int, number("frames from one to the next", 1, 10**6)] = 1,
     out: Annotated[Optional[Path],
                    typer.Option("--out", "-o", help="JSON file for values, intervals and protocols")] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Compare two folders of pictures or of videos; each number with its interval and, in the JSON file, its
-    protocol."""
+    "Compare two folders of images or of videos; numbers with intervals, and protocols in the JSON file."
     from deeplandscape.core import pick_device
     from deeplandscape.metrics.protocols import (
         evaluate_pictures, evaluate_videos, folder_entries, preset_of, report_lines, write_measurements)
@@ -80,7 +79,7 @@ def evaluate(
     own, standard = ("embedded", "inception") if kind == "pictures" else ("embedded-video", "i3d")
     by = own if extractor in (None, "embedded") else extractor
     if by not in (own, standard) and not (kind == "videos" and by.endswith(".pt")):
-        raise InputError(f"{by!r} does not look at {kind}; leave --extractor away, or use {standard}.")
+        raise InputError(f"{by!r} cannot be used for {kind}; leave out --extractor, or use {standard}.")
     use_threads()
     options = dict(by=by, size=size or (64 if by.startswith("embedded") else 256), preset=preset,
                    seed=seed, device=str(pick_device(device)), say=lambda line: typer.echo(line, err=True))
@@ -93,7 +92,7 @@ def evaluate(
 @app.command("import-official")
 def import_official_command(
     file: Annotated[Path, typer.Argument(
-        help="a checkpoint, encoder or approximator of the released program")],
+        help="a checkpoint, encoder or approximator of the released code")],
     out: Annotated[Path, typer.Option("--out", "-o",
                                       help="folder for safetensors and JSON")] = Path("imported"),
 ) -> None:
@@ -104,7 +103,7 @@ def import_official_command(
 
 # %% ../nbs/99_cli.ipynb #e84f0020
 UPLOADS = {"websocket_max_message_size": 100 * 2 ** 20}     # bytes; without it 10 MB
-# seconds: how long a kernel stays whose page is closed; a plain page cannot be opened again on its kernel
+# seconds until the kernel of a closed page ends; a plain page cannot be opened again on its kernel
 CULLING = {True: {"cull_idle_timeout": 60, "cull_interval": 20},           # Voila
            False: {"cull_idle_timeout": 1800, "cull_interval": 60}}        # JupyterLab
 
@@ -120,7 +119,7 @@ def server(
     if name is not None and name not in known:
         raise InputError(f"There is no explorer {name!r}; choose one of {', '.join(known)}.")
     if voila and not find_spec("voila"):
-        raise InputError("Plain pages need Voila: pip install voila, or leave --voila away.")
+        raise InputError("Plain pages need Voila: pip install voila, or leave out --voila.")
     if voila:
         command = ["voila", str(apps / f"{name}.ipynb" if name else apps),
                    f"--Voila.tornado_settings={UPLOADS}"]
@@ -135,10 +134,10 @@ def server(
 @app.command()
 def explore(
     name: Annotated[Optional[str], typer.Argument(
-        help="scene, motion, inversion or photo; default: a page that leads to all")] = None,
+        help="scene, motion, inversion or photo; default: a start page with all")] = None,
     voila: Annotated[bool, typer.Option("--voila",
                                         help="plain pages, without code, instead of JupyterLab")] = False,
-    port: Annotated[Optional[int], number("where to listen; default: the next free port", 1, 65535)] = None,
+    port: Annotated[Optional[int], number("port to listen on; default: the next free one", 1, 65535)] = None,
     browser: Annotated[bool, typer.Option(help="open a browser")] = True,
 ) -> None:
     "Open the explorers in JupyterLab, or as plain pages with --voila."
@@ -156,12 +155,12 @@ def bench(
                                           4096)] = 256,
     step_pixels: Annotated[int, number("resolution of the training step, a power of two", 8, 4096)] = 64,
     batch: Annotated[int, number("images of the training step", 1, 4096)] = 2,
-    repeats: Annotated[int, number("rounds; the median counts", 1, 10**6)] = 3,
+    repeats: Annotated[int, number("rounds, of which the median is taken", 1, 10**6)] = 3,
     lazy: Annotated[int, number("with lazy R1, one penalty in so many steps", 1, 10**6)] = 8,
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="file for the tables, .json")] = None,
     device: Device = "auto",
 ) -> None:
-    "Measure speed beside a plain transcription of the paper and beside the machine's own convolutions."
+    "Measure speed against a plain transcription of the paper and the machine's own convolutions."
     from deeplandscape.experiments.benchmark import benchmark, save_benchmark
     if out: check_output(out, (".json",))
     use_threads()

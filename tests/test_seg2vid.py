@@ -132,7 +132,7 @@ def test_results_keep_what_is_done(tmp_path, monkeypatch):
 def test_faults(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for config in (Seg2VidConfig(40, 64), Seg2VidConfig(16, 64)):
-        with pytest.raises(InputError, match="that 16 divides"): Seg2VidNet(config)
+        with pytest.raises(InputError, match="multiples of 16"): Seg2VidNet(config)
     (tmp_path / "not.safetensors").write_text("no network")
     with pytest.raises(InputError, match="not.safetensors"): Seg2Vid(tmp_path / "not.safetensors")
     for wrong in (["--only", "nothing"], ["-o", "x.txt"], ["-o", "no/x.json"]):

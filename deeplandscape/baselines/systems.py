@@ -37,21 +37,21 @@ class Animator(ABC):
 
     @abstractmethod
     def animate(self, n_frames: int, seed: int = 0, speed: float = 1.0) -> Video:
-        "A video of so many frames; the same seed gives the same bits, 1 is the speed it learnt."
+        "A video of `n_frames` frames; the same seed gives the same bits, and speed 1 is the learnt speed."
 
     @abstractmethod
     def card(self) -> dict:
-        "What it is, in words and numbers: at least `CARD`."
+        "A description in words and numbers, with at least the keys of `CARD`."
 
 
 CARD = ("name", "origin", "licence", "differs", "settings")     # origin: reimplemented, converted, control
 
 # %% ../../nbs/829_systems.ipynb #01b63842
 def read_source(
-    source: str | Path | Tensor,  # picture or video file, (3, H, W) or (T, 3, H, W), in [-1, 1] or bytes
+    source: str | Path | Tensor,  # image or video file, (3, H, W) or (T, 3, H, W), in [-1, 1] or bytes
     side: int | None = None,    # px of the shorter side; None: its own
 ) -> tuple:                     # photograph (1, 3, H, W), clip (T, 3, H, W) or None
-    "The photograph that is to be animated, and the clip it begins, if it does."
+    "The photograph to animate, and the clip whose first frame it is, if there is one."
     if isinstance(source, (str, Path)):
         moving = Path(source).suffix.lower() in VIDEOS
         source = read_video(source)[0] if moving else read_photo(source)
@@ -69,9 +69,9 @@ def read_source(
 
 
 def check_take(n_frames: int, speed: float) -> None:
-    "Refuse a length or a speed that no system can make."
+    "Refuse a length or a speed that no system can produce."
     if not 1 <= n_frames <= 20_000: raise InputError(f"A video has 1 to 20,000 frames, not {n_frames}.")
-    if not 0 < speed <= 20: raise InputError(f"A speed of {speed} is not possible; 1 is natural.")
+    if not 0 < speed <= 20: raise InputError(f"A speed is above 0 and at most 20, not {speed}; 1 is natural.")
 
 # %% ../../nbs/829_systems.ipynb #df571516
 def draw_clip(
@@ -147,7 +147,7 @@ def run_measured(
     n_frames: int = 200,     # frames of the video
     seed: int = 0,           # of the video
 ) -> Video:                  # with the cost in its report
-    "Fit and animate, and say what it cost; memory is the most that this process has ever held."
+    "Fit and animate, and report the cost; memory is the peak of this process so far."
     began = time.perf_counter()
     system.fit(source)
     fitted = time.perf_counter()
@@ -176,12 +176,12 @@ class StillAnimator(Animator):
 # %% ../../nbs/829_systems.ipynb #0017bd8c
 @dataclass(frozen=True)
 class SystemSettings:
-    "What the systems of one comparison are made with."
+    "The settings that the systems of one comparison are built with."
     clips: tuple = ()           # of (name, clip), for systems that take their motion from another clip
     size: str = "small"         # of what is learnt for each photograph: one of `SYSTEM_SIZES`
-    kept: str | None = None     # folder of what was learnt of single photographs; None: it is not kept
+    kept: str | None = None     # folder for what is learnt from single photographs; None: not kept
     weights: dict = field(default_factory=dict)     # row -> file, instead of the shipped one
-    device: str = "cpu"         # where
+    device: str = "cpu"         # to compute on
 
 
 SYSTEM_SIZES = ("smoke", "small", "paper")

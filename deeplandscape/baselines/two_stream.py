@@ -33,9 +33,9 @@ def appearance_network(
     name: str = "auto",    # "vgg19", "embedded", or "auto": VGG19 if its weights are here
     device: str | torch.device = "cpu",  # where
 ) -> tuple:                # images (B, 3, H, W) in [-1, 1] -> five feature maps; its name
-    "The features by which looks are compared."
+    "The features by which appearance is compared."
     if name not in ("auto", "vgg19", "embedded"):
-        raise InputError(f"Looks are compared by vgg19, embedded or auto, not {name!r}.")
+        raise InputError(f"Appearance is compared by vgg19, embedded or auto, not {name!r}.")
     if name == "auto": name = "vgg19" if find_weights("vgg19") else "embedded"
     if name == "embedded":
         features = load_perception(device=device).features
@@ -61,7 +61,7 @@ def gram_inside(
 def motion_maps(
     net: nn.Module,     # MotionEnergy
     frames: Tensor,     # (T, 3, H, W)
-    grid: int = 1,      # px between the places where energies are read
+    grid: int = 1,      # px between the positions where energies are sampled
 ) -> Tensor:            # (T - 1, levels x channels, H // grid, W // grid)
     "Energies of neighbouring frames."
     grey = grey_of(frames)
@@ -78,13 +78,13 @@ class TwoStreamConfig:
     side: int = 256             # px of the square to which the sky is brought
     frames: int = 12            # T
     evaluations: int = 6000     # of the loss
-    grid: int = 1               # px between the places where motion is read
+    grid: int = 1               # px between the positions where motion is sampled
     appearance: float = 1.0     # its weight
     dynamics: float = 1.0       # its weight
     start: str = "noise"        # what the frames begin as, or "photo"
 
 
-# what a processor can do: about ten seconds
+# small enough for a CPU: about ten seconds
 SMALL_TWO_STREAM = TwoStreamConfig(side=32, evaluations=60, grid=4)
 
 
@@ -132,10 +132,10 @@ def synthesise(
     photo: Tensor,           # (1, 3, R, R) in [-1, 1]
     seed: int = 0,           # of the first frames
 ) -> tuple:                  # frames (T, 3, R, R) in [-1, 1], the loss at each evaluation
-    "Frames that look like the one and move like the other."
+    "Frames that look like the photograph and move like the reference."
     c, region = loss.config, loss.region
     if c.start not in ("noise", "photo"):
-        raise InputError(f"Frames begin as noise or photo, not {c.start!r}.")
+        raise InputError(f"Frames start as noise or photo, not {c.start!r}.")
     g = item_generator(seed, "two streams")
     noise = torch.randn(c.frames, *photo.shape[1:], generator=g).to(photo)
     mean = (photo * region).sum((2, 3), keepdim=True) / region.sum().clamp_min(1e-6)
@@ -159,7 +159,7 @@ def between_frames(
     times: Tensor,         # (n,) in [0, T - 1]
     method: str = "dis",   # of the flow, see `optical_flow`
 ) -> Tensor:               # (n, 3, H, W)
-    "Frames at moments between frames, by flow-based blending."
+    "Frames at times between the given ones, by flow-based blending."
     if len(frames) == 1: return frames.expand(len(times), -1, -1, -1)
     ahead, back = (optical_flow(frames, method=method, backward=b).to(frames) for b in (False, True))
     i = times.long().clamp(max=len(frames) - 2)
@@ -168,7 +168,7 @@ def between_frames(
 
 
 def pushed(x: Tensor, way: Tensor) -> Tensor:
-    "Pictures (n, 3, H, W) moved by (n, 2, H, W) px."
+    "Images (n, 3, H, W) moved by (n, 2, H, W) px."
     h, w = x.shape[-2:]
     at = [(torch.arange(n, device=x.device) + 0.5) * 2 / n - 1 for n in (w, h)]
     here = torch.stack([at[0].expand(h, w), at[1][:, None].expand(h, w)], -1)
@@ -177,9 +177,9 @@ def pushed(x: Tensor, way: Tensor) -> Tensor:
 
 # %% ../../nbs/84_two_stream.ipynb #2e19a66c
 class TwoStream(Animator):
-    "A sky with the photograph's looks and the motion of another clip."
+    "A sky with the photograph's appearance and the motion of another clip."
     def __init__(self,
-                 clips: Sequence = (),      # (name, clip) to take motion from for a mere photograph
+                 clips: Sequence = (),      # (name, clip) to take motion from if given a photograph
                  config: TwoStreamConfig = TwoStreamConfig(),     # sizes
                  appearance: str = "auto",  # "vgg19", "embedded", or "auto"
                  flow: str = "auto",        # of the interpolation: "raft", "dis", or "auto"
@@ -213,7 +213,7 @@ class TwoStream(Animator):
 
 # %% ../../nbs/84_two_stream.ipynb #59517a10
 def make_sky(system: "TwoStream", box: tuple, seed: int, apart: int) -> Tensor:
-    "The twelve frames of a photograph's sky, (T, 3, R, R), and what was done."
+    "The twelve frames of a photograph's sky, (T, 3, R, R), and a report."
     c = system.config
     name, clip = sky_of_clip(system.own or system.clips, seed, c.side, segment=system.segment)
     if len(clip) < c.frames: raise InputError(f"{name} has {len(clip)} frames; {c.frames} are needed.")
@@ -231,18 +231,19 @@ def make_sky(system: "TwoStream", box: tuple, seed: int, apart: int) -> Tensor:
 
 
 def two_stream_card(system: "TwoStream") -> dict:
-    "What the system is, as `CARD` asks."
+    "The card of the system."
     network = "VGG19 (average pools)" if system.appearance == "vgg19" else "the embedded perception network"
-    differs = (f"Looks by {network}; a motion network trained on rendered scenes; each layer's difference by "
-               "the target's square; motion within the sky only; interpolated by flow-based blending.")
+    differs = (f"Appearance by {network}; a motion network trained on rendered scenes; each layer's "
+               "difference is divided by the squared target; motion in the sky only; interpolated by "
+               "flow-based blending.")
     settings = asdict(system.config) | {"appearance network": system.appearance, "flow": system.flow}
     return dict(name=system.name, origin="reimplemented", differs=differs, settings=settings,
-                licence="Apache-2.0; the authors' program is GPL-3.0 and was not looked at")
+                licence="Apache-2.0; the authors' code is GPL-3.0 and was not consulted")
 
 # %% ../../nbs/84_two_stream.ipynb #3d98b63e
 TWO_STREAM_SIZES = {"paper": TwoStreamConfig(), "small": SMALL_TWO_STREAM,
                     "smoke": TwoStreamConfig(side=32, evaluations=3, grid=8)}
 TWO_STREAM_ENTRIES = (SystemEntry(
-    "TS", "two streams: looks of the photograph, motion of another clip", "optimised for each photograph; "
+    "TS", "two streams: the photograph's looks, another clip's motion", "optimised for each photograph; "
     "its motion network on scenes", "GPL-3.0",
     lambda s: TwoStream(s.clips, TWO_STREAM_SIZES[s.size], device=s.device), 5),)

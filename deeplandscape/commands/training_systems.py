@@ -20,18 +20,18 @@ from ..files import check_folder, only_one
 # %% ../../nbs/986_training_systems.ipynb #4ad97311
 def train_system_command(
     profile: Annotated[str, typer.Option(
-        help="small (one processor core), gpu, or paper: the article's sizes")] = "small",
+        help="small (one CPU core), shipped (smaller), gpu, or paper: the article's sizes")] = "small",
     out: Annotated[Path, typer.Option(
         "--out", "-o", help="folder for checkpoints and animating_landscape.safetensors")
         ] = Path("runs/landscape"),
     clips: Annotated[list[str], typer.Option(
         help="folder of clips, video or prepared store; repeatable")] = [],
     scenes: Annotated[Optional[int], number(
-        "rendered clips, and as many days, beside those given; default: the plan's", 0, 10**6)] = None,
+        "rendered clips, and as many days, besides the given ones; default: the plan's", 0, 10**6)] = None,
     set: Annotated[list[str], typer.Option(
         help="change a setting, name=value, e.g. motion.width=32; --settings shows all; repeatable")] = [],
     start: Annotated[Optional[Path], typer.Option(
-        help="a trained file whose motion is trained on (finetuning)")] = None,
+        help="a trained file whose motion is finetuned")] = None,
     epochs: Annotated[Optional[int], number(
         "visits to each clip instead of the plan's motion_steps", 1, 10**6)] = None,
     dry_run: Annotated[bool, typer.Option(
@@ -40,7 +40,7 @@ def train_system_command(
         "--settings", help="print all settings as --set takes them, and stop")] = False,
     device: Device = "auto",
 ) -> None:
-    "Train Animating Landscape, a compared system; killed and started again, it goes on where it was."
+    "Train Animating Landscape, a compared system; an interrupted run resumes."
     from deeplandscape.baselines.animating_landscape import load_landscape
     from deeplandscape.baselines.landscape_plan import LANDSCAPE_PLANS, train_landscape
     from deeplandscape.training.material import look_at, with_settings
@@ -61,12 +61,12 @@ def train_system_command(
 
 # %% ../../nbs/986_training_systems.ipynb #b68d1fcd
 def begin_with(plan, system):
-    "A plan whose motion has the sizes of the file to begin with; its colours are taken over."
+    "A plan with the motion network's sizes of the start file, whose colours are kept."
     return replace(plan, motion=system.P_M.config, appearance_steps=0)
 
 
 def moving_clips(plan, clips, out):
-    "How many clips there are in which something moves."
+    "The number of clips with motion."
     from deeplandscape.baselines.landscape_plan import landscape_clips
     from deeplandscape.baselines.landscape_training import motion_pairs
     return max(1, sum(bool(motion_pairs(f)) for _, f in landscape_clips(plan, clips, out)["motion"]))
@@ -82,6 +82,6 @@ def system_plan_lines(plan):
 
 
 def estimated_hours(plan, device):
-    "The hours of both trainings, from a step of each on noise."
+    "Estimated hours of both trainings, from a step of each on noise."
     from deeplandscape.baselines.landscape_plan import step_seconds
     return step_seconds(plan, device) / 3600
