@@ -9,18 +9,20 @@ __all__ = ['SceneExplorer', 'MotionExplorer', 'own_generators', 'GeneratorPicker
 import csv
 import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .. import core
 from IPython.display import display
 import ipywidgets as widgets
+from torch import Tensor
 import torch
 import torch.nn.functional as F
 
 from ..core import InputError
 from ..files import file_sha256, WEIGHTS, weights_path
 from ..model.generator import Generator, load_generator, mean_style
-from ..model.approximator import load_lighting
+from ..model.approximator import Approximator, load_lighting
 from ..video.lighting import STYLES, styles_of
 from deeplandscape.explorers.toolkit import (
     choose, ClockFace, enlarged, Explorer, export_controls, fitted, folded, Job, Movie, page, panel, row,
@@ -210,16 +212,17 @@ class SceneExplorer(LatentExplorer):
                  G: Generator | None = None,   # None: that of `weights`
                  seed: int | None = None,      # of the scene, at first; None: a bright one
                  psi: float = 0.7,             # truncation, at first
-                 A=None,                       # lighting network, which knows the styles; None: the shipped
+                 A: Approximator | None = None,  # lighting network, which knows the styles; None: the shipped
                  weights: str = "generator"):  # a name in the weight registry, or a file
         super().__init__(G, seed, psi, A, weights, {}, (420,), ("the scene",))
 
-    def render(self, z_dyn, seed=0, clouds=None, psi=0.7):
+    def render(self, z_dyn: Sequence[float], seed: int = 0, clouds: int | None = None,
+               psi: float = 0.7) -> Tensor:
         "z_dyn (numbers), seeds and truncation -> image (3, R, R) in [-1, 1]."
         clouds = seed if clouds is None else clouds
         return recipe_picture(Recipe(self.weights, tuple(z_dyn), seed, clouds, psi), self.G, self.mean)
 
-    def draw(self, **values):
+    def draw(self, **values: object) -> None:
         recipe, began = recipe_of(values, self.weights, self.G.config.levels), time.perf_counter()
         self.shown = recipe_picture(recipe, self.G, self.mean)
         self.tell(recipe, self.shown, began)
@@ -227,7 +230,7 @@ class SceneExplorer(LatentExplorer):
         caption = f"z_dyn = {light}; scene {recipe.seed}, clouds {recipe.clouds}, psi {recipe.psi:.2f}"
         return [self.shown], caption
 
-    def page(self): return scene_page(self)
+    def page(self) -> widgets.Widget: return scene_page(self)
 
 # %% ../../nbs/97_latents.ipynb #663c9207
 def map_pictures(maps, size, horizon):
@@ -291,7 +294,7 @@ class MotionExplorer(LatentExplorer):
                  seed: int | None = None,      # of the scene, at first; None: a bright one
                  frames: int = 120,            # length of the clip, at 30 a second
                  psi: float = 0.7,             # truncation
-                 A=None,                       # lighting network, which knows the styles; None: the shipped
+                 A: Approximator | None = None,  # lighting network, which knows the styles; None: the shipped
                  weights: str = "generator"):  # a name in the weight registry, or a file
         controls, self.movie = motion_controls(frames), Movie("motion", 420)
         self.play, self.linked = player_of(controls["time"])
@@ -299,13 +302,14 @@ class MotionExplorer(LatentExplorer):
         names = "the moving scene", *(f"dynamic map {k}" for k in ("1", "2", "3"))
         super().__init__(G, seed, psi, A, weights, controls, (420, 122, 122, 122), names)
 
-    def render(self, times, direction=None, speed=None, horizon=None, seed=None):
+    def render(self, times: Sequence[float] | Tensor, direction: object = None,
+               speed: float | None = None, horizon: float | None = None, seed: int | None = None) -> tuple:
         "At times (T,) in frames: images (T, 3, R, R) in [-1, 1], and the maps, per level (T, 1, s, s)."
         given = dict(direction=direction, speed=speed, horizon=horizon, seed=seed, clouds=seed)
         recipe = self.recipe().replace(**{name: v for name, v in given.items() if v is not None})
         return recipe_frames(recipe, self.G, times, self.mean)
 
-    def draw(self, **values):
+    def draw(self, **values: object) -> None:
         recipe, began = recipe_of(values, self.weights, self.G.config.levels), time.perf_counter()
         images, maps = recipe_frames(recipe, self.G, [recipe.time], self.mean)
         self.shown, size = images[0], max(128, self.G.config.resolution)
@@ -315,19 +319,19 @@ class MotionExplorer(LatentExplorer):
                  f"scene {recipe.seed}, frame {recipe.time:.0f}")
         return [images[0], *fine], words
 
-    def clip(self, tick=lambda share, sentence: None):
+    def clip(self, tick: Callable = lambda share, sentence: None) -> Tensor:
         "All frames with the present values, (T, 3, R, R)."
         return clip_frames(self.recipe(), self.G, self.mean, self.export["seconds"].value,
                            self.export["fps"].value, tick)
 
-    def save(self, tick):
+    def save(self, tick: Callable) -> str:
         scale, fps, form = (self.export[name].value for name in ("scale", "fps", "form"))
         if form == "png": frames = self.shown[None]
         else: frames = self.clip(lambda share, sentence: tick(0.8 * share, sentence))
         self.movie.show(enlarged(frames, scale), fps, lambda share: tick(0.8 + 0.2 * share, "encoding"), form)
         return f"{len(frames)} frames, {self.caption.value.rsplit(',', 1)[0]}"
 
-    def page(self): return motion_page(self)
+    def page(self) -> widgets.Widget: return motion_page(self)
 
 # %% ../../nbs/97_latents.ipynb #fe3fd357
 def own_generators(
@@ -353,7 +357,7 @@ class GeneratorPicker:
         self.list.observe(self.take, "value")
         self.take()
 
-    def take(self, _=None):
+    def take(self, _: object = None) -> None:
         "Build the explorer of the chosen generator; what was made stays when that is not possible."
         try: made = self.kind(weights=self.list.value)
         except InputError as error: self.note.value = str(error); return

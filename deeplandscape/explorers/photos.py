@@ -10,6 +10,7 @@ import copy
 import io
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from IPython.display import display
@@ -29,11 +30,11 @@ from ..perception.masks import segmenter
 from ..video.lighting import STYLES
 from ..metrics.similarity import masked_ssim
 from ..photo.inversion import find_variant, Inversion, invert, STEADY, VARIANTS
-from ..photo.animation import animate
+from ..photo.animation import animate, Video
 from ..experiments.variants import half_way
-from deeplandscape.explorers.toolkit import (
-    as_png, choose, Explorer, fitted, folded, Job, Movie, page, panel, PhotoChoice, picture, row, sentence, slider,
-    thumbnail, whole)
+from .toolkit import (as_png, choose,
+                                             Explorer, fitted, folded, Job, Movie, page, panel, PhotoChoice,
+                                             picture, row, sentence, slider, thumbnail, whole)
 from .painter import add_strokes, MaskPainter, read_strokes
 from .latents import styles_for
 
@@ -63,9 +64,11 @@ def loosen(
     noise = lambda kind, s: item_normal((1, s, s), [seed], kind, s, device=found.W.device)
     mix = lambda kind, maps: [torch.lerp(S, noise(kind, S.shape[-1]), share) for S in maps]
     between = copy.deepcopy(G)
-    for mine, tuned in zip(between.parameters(), found.generator.parameters()): mine.data = torch.lerp(tuned, mine, share)
+    for mine, tuned in zip(between.parameters(), found.generator.parameters()):
+        mine.data = torch.lerp(tuned, mine, share)
     W = torch.lerp(found.W, W_free, share)
-    return Inversion(W, mix("S_st", found.S_st), mix("S_dyn", found.S_dyn), [between], found.photo, found.mask)
+    return Inversion(W, mix("S_st", found.S_st), mix("S_dyn", found.S_dyn),
+                     [between], found.photo, found.mask)
 
 # %% ../../nbs/98_photos.ipynb #d26906da
 COLORS = dict(zip(VARIANTS, ("#949494", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#0173b2")))
@@ -83,21 +86,28 @@ def svg_curves(series, steps, width=640, height=210):
     for n, (name, values) in enumerate(series.items()):
         points = " ".join(f"{x(k):.1f},{y(v):.1f}" for k, v in enumerate(values))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{COLORS[name]}" stroke-width="1.8"/>')
-        if values: parts.append(f'<circle cx="{x(len(values) - 1):.1f}" cy="{y(values[-1]):.1f}" r="3" fill="{COLORS[name]}"/>')
+        if values:
+            parts.append(f'<circle cx="{x(len(values) - 1):.1f}" cy="{y(values[-1]):.1f}" r="3" '
+                         f'fill="{COLORS[name]}"/>')
         said = f"{name} {values[-1]:.1f}" if values else name
-        parts.append(f'<text x="{width - 80}" y="{20 + 22 * n}" font-size="12" font-weight="600" fill="{COLORS[name]}">{said}</text>')
-    parts += [f'<text x="{x(v):.0f}" y="{height - 22}" text-anchor="middle" {ink}>{v:.0f}</text>' for v in (0, steps / 2, steps)]
+        parts.append(f'<text x="{width - 80}" y="{20 + 22 * n}" font-size="12" font-weight="600" '
+                     f'fill="{COLORS[name]}">{said}</text>')
+    parts += [f'<text x="{x(v):.0f}" y="{height - 22}" text-anchor="middle" {ink}>{v:.0f}</text>'
+              for v in (0, steps / 2, steps)]
     parts.append(f'<text x="48" y="{height - 4}" {ink}>step; mean error of the picture, 0 to 255</text>')
     place = "color: var(--ink, #222); max-width: 100%; height: auto"
-    return f'<svg role="img" aria-label="errors by step" width="{width}" height="{height}" viewBox="0 0 {width} {height}" style="{place}">{"".join(parts)}</svg>'
+    return (f'<svg role="img" aria-label="errors by step" width="{width}" height="{height}" viewBox="0 0 '
+            f'{width} {height}" style="{place}">{"".join(parts)}</svg>')
 
 # %% ../../nbs/98_photos.ipynb #e09d487e
 class Column:
     "One variant on the page: its name, reconstruction, animation, and a note."
     def __init__(self, name, width=112):
-        self.made, self.moved = picture(width, f"{name}: reconstruction"), picture(width, f"{name}: clouds moved")
+        self.made, self.moved = picture(width,
+                                        f"{name}: reconstruction"), picture(width, f"{name}: clouds moved")
         self.note = sentence("waits", "small")
-        self.widget = widgets.VBox([sentence(name, "title"), self.made, self.moved, self.note], layout=widgets.Layout(width=f"{width + 4}px"))
+        self.widget = widgets.VBox([sentence(name, "title"), self.made, self.moved, self.note],
+                                   layout=widgets.Layout(width=f"{width + 4}px"))
 
     def show(self, note, made=None, moved=None):
         if made is not None: self.made.value = as_png(made.clamp(-1, 1))
@@ -106,8 +116,9 @@ class Column:
 
 def networks(models, device):
     "A function name -> network: the caller's own, else the shipped one, loaded once."
-    ways = dict(G=lambda: load_generator(device=device), E=lambda: load_encoder(device=device), A=lambda: load_lighting(device=device),
-                segment=lambda: segmenter("embedded", device), perceptual=lambda: perceptual_loss("embedded", device))
+    ways = dict(G=lambda: load_generator(device=device), E=lambda: load_encoder(device=device),
+                A=lambda: load_lighting(device=device), segment=lambda: segmenter("embedded", device),
+                perceptual=lambda: perceptual_loss("embedded", device))
     models = dict(models or {})
     def network(name):
         if name not in models: models[name] = ways[name]()
@@ -119,22 +130,29 @@ class Looseness(Explorer):
     "One of the inversions found, from faithful to movable."
     def __init__(self, found):
         self.found = found     # name -> (Inversion, G, W')
-        super().__init__(dict(variant=choose("variant", [("none yet", "")], ""), share=slider("", 0.0, 0.0, 1.0, 0.05, ".2f")), (192, 192), ("picture", "clouds moved"))
+        super().__init__(dict(variant=choose("variant", [("none yet", "")], ""),
+                              share=slider("", 0.0, 0.0, 1.0, 0.05, ".2f")), (192, 192),
+                         ("picture", "clouds moved"))
 
     def draw(self, variant, share):
         if variant not in self.found: raise InputError("Invert a photograph first; then move the slider.")
         mixed = loosen(*self.found[variant], share)
-        made, moved = (x.clamp(-1, 1) for x in (mixed.reconstruction(), mixed.reconstruction(half_way(mixed.S_dyn))))
+        made, moved = (x.clamp(-1, 1)
+                       for x in (mixed.reconstruction(), mixed.reconstruction(half_way(mixed.S_dyn))))
         kept = float(masked_ssim(made, moved, (mixed.mask > 0.5).float())[0])
         said = "" if math.isnan(kept) else f"; {kept:.2f} in static parts while the clouds move"
-        return [made[0], moved[0]], f"{variant}, {share:.2f}: SSIM {mixed.ssim.item():.2f} with the photo{said}"
+        return ([made[0], moved[0]],
+                f"{variant}, {share:.2f}: SSIM {mixed.ssim.item():.2f} with the photo{said}")
 
     def page(self):
         c, (made, moved) = self.controls, self.images
         c["share"].layout.width, c["share"].style.description_width = "260px", "0px"
-        ends = row(sentence("faithful", "small"), c["share"], sentence("movable", "small"), gap="6px", center=True)
-        pictures = row(widgets.VBox([made, sentence("picture", "small")]), widgets.VBox([moved, sentence("clouds moved by half the width", "small")]))
-        return panel("From faithful to movable", row(pictures, widgets.VBox([c["variant"], ends, self.caption], layout=fitted(460))))
+        ends = row(sentence("faithful", "small"), c["share"], sentence("movable", "small"),
+                   gap="6px", center=True)
+        pictures = row(widgets.VBox([made, sentence("picture", "small")]),
+                       widgets.VBox([moved, sentence("clouds moved by half the width", "small")]))
+        return panel("From faithful to movable",
+                     row(pictures, widgets.VBox([c["variant"], ends, self.caption], layout=fitted(460))))
 
 # %% ../../nbs/98_photos.ipynb #945b6409
 def inversion_controls():
@@ -142,9 +160,11 @@ def inversion_controls():
     steps = choose("steps", [("60, quick", 60), ("200", 200), ("the paper's 500", 500)], 60)
     steps.layout.width, steps.style.description_width = "190px", "44px"
     def button(name, v):
-        on = ", ".join(key for key in ("optimise_S", "optimise_W", "tie_W", "fine_tune", "segmentation") if getattr(v, key))
+        on = ", ".join(key for key in ("optimise_S", "optimise_W", "tie_W", "fine_tune", "segmentation")
+                       if getattr(v, key))
         about = f"{name}: W from {v.init_W}, S {v.init_S}; {on or 'nothing is optimised'}"
-        return widgets.ToggleButton(name in ("MO", "E", "EOI", "EOIFS"), description=name, tooltip=about, layout=widgets.Layout(width="76px"))
+        return widgets.ToggleButton(name in ("MO", "E", "EOI", "EOIFS"),
+                                    description=name, tooltip=about, layout=widgets.Layout(width="76px"))
     return steps, {name: button(name, v) for name, v in VARIANTS.items()}
 
 def length(variant, steps):
@@ -152,14 +172,32 @@ def length(variant, steps):
     v = find_variant(variant)
     return steps * (int(v.optimise_W or v.optimise_S) + int(v.fine_tune))
 
+def inversion_page(explorer):
+    "How the page of the inversion is laid out."
+    run = (row(*explorer.toggles.values(), gap="2px"), row(explorer.steps, explorer.job.widget),
+           explorer.chart)
+    top = row(panel("Photograph", explorer.choice.widget, width="400px"),
+              panel("Variants", *run, width="698px"))
+    about = ("Seven ways to find latents that reproduce a photograph; the second row shows whether the "
+             "clouds can then be moved.")
+    found = panel("Reconstruction, and the clouds moved by half the width", explorer.table)
+    return page("Inversion", about, top, found, explorer.loose.widget)
+
 # %% ../../nbs/98_photos.ipynb #44a3fdd4
 def by_encoder(variant): return find_variant(variant).init_W == "E"
+
+def first_styles(explorer, variant, square):
+    "W' at which a variant begins: the encoder's, or the mean style."
+    G = explorer.network("G")
+    if not by_encoder(variant): return mean_style(G)[:, None].expand(1, 2 * G.config.levels, -1)
+    with torch.no_grad(): return explorer.network("E")(square)
 
 class Results:
     "What was found, on the page: a column for each variant, the curves, the slider from faithful to movable."
     def __init__(self):
         self.found, self.columns = {}, {}
-        self.loose, self.table, self.chart = Looseness(self.found), row(gap="8px"), widgets.HTML(svg_curves({}, 60))
+        self.loose, self.table, self.chart = (Looseness(self.found),
+                                              row(gap="8px"), widgets.HTML(svg_curves({}, 60)))
 
     def begin(self, photo, static, names):
         "Empty columns for these variants, beside the photo (3, R, R) and its mask (1, R, R)."
@@ -171,7 +209,8 @@ class Results:
     def finish(self, variant, found, G, W_free):
         "Show what was found, and let it be loosened."
         self.found[variant] = found, G, W_free
-        self.columns[variant].show(f"SSIM {found.ssim.item():.2f}", found.reconstruction()[0], found.reconstruction(half_way(found.S_dyn))[0])
+        self.columns[variant].show(f"SSIM {found.ssim.item():.2f}", found.reconstruction()[0],
+                                   found.reconstruction(half_way(found.S_dyn))[0])
         self.loose.controls["variant"].options = list(self.found)
         self.loose.set(variant=variant)
 
@@ -180,30 +219,32 @@ class InversionExplorer(Results):
     "Variants of the inversion side by side while they run, then a slider from faithful to movable."
     def __init__(self,
                  photos: dict | None = None,   # as in PhotoChoice
-                 models: dict | None = None,   # own "G", "E", "segment", "perceptual" instead of the shipped ones
-                 device="auto"):               # where to compute
+                 # own "G", "E", "segment", "perceptual" instead of the shipped ones
+                 models: dict | None = None,
+                 device: str = "auto"):        # where to compute
         super().__init__()
         self.network, self.device = networks(models, pick_device(device)), pick_device(device)
-        self.choice, self.job, (self.steps, self.toggles) = PhotoChoice(photos, 260), Job("invert", self.work), inversion_controls()
-        run = [row(*self.toggles.values(), gap="2px"), row(self.steps, self.job.widget), self.chart]
-        top = row(panel("Photograph", self.choice.widget, width="400px"), panel("Variants", *run, width="698px"))
-        about = "Seven ways to find latents that reproduce a photograph; the second row shows whether the clouds can then be moved."
-        self.widget = page("Inversion", about, top, panel("Reconstruction, and the clouds moved by half the width", self.table), self.loose.widget)
+        self.choice, self.job = PhotoChoice(photos, 260), Job("invert", self.work)
+        self.steps, self.toggles = inversion_controls()
+        self.widget = inversion_page(self)
 
-    def square(self, photo):
+    def square(self, photo: Tensor) -> tuple[Tensor, Tensor]:
         "A photo (3, H, W) as G sees it (1, 3, R, R), and the mask of its static parts (1, 1, R, R)."
-        shrink = lambda x: F.interpolate(x, size=(self.network("G").config.resolution,) * 2, mode="bilinear", antialias=True)
+        shrink = lambda x: F.interpolate(x, size=(self.network("G").config.resolution,) * 2,
+                                         mode="bilinear", antialias=True)
         photo = thumbnail(photo, 512)[None].to(self.device)
         with torch.no_grad(): return shrink(photo).clamp(-1, 1), shrink(self.network("segment")(photo)[:, :1])
 
-    def render(self, photo, variant="EOIFS", steps=60, seed=0, look=lambda picture: None):
+    def render(self, photo: Tensor, variant: str = "EOIFS", steps: int = 60,
+               seed: int = 0, look: Callable = lambda picture: None) -> Inversion:
         "The `Inversion` of a photo (3, H, W); `look(picture)` at each picture on the way."
         square, static = self.square(photo)
         E = self.network("E") if by_encoder(variant) else None
         settings = replace(STEADY, iterations=steps, tune_iterations=steps)
-        return unwatched(invert(watched(self.network("G"), look), square, variant, E, static, self.network("perceptual"), settings, seed))
+        return unwatched(invert(watched(self.network("G"), look), square,
+                                variant, E, static, self.network("perceptual"), settings, seed))
 
-    def work(self, tick):
+    def work(self, tick: Callable) -> str:
         names = [name for name, toggle in self.toggles.items() if toggle.value]
         if not names: raise InputError("Choose at least one variant.")
         photo, name, steps = self.choice.photo, self.choice.name, self.steps.value
@@ -212,7 +253,7 @@ class InversionExplorer(Results):
         watch, G = Watch(self, square, names, steps, tick), self.network("G")
         for variant in names:
             look = watch.begin(variant)
-            with torch.no_grad(): W_free = self.network("E")(square) if by_encoder(variant) else mean_style(G)[:, None].expand(1, 2 * G.config.levels, -1)
+            W_free = first_styles(self, variant, square)
             self.finish(variant, self.render(photo, variant, steps, look=look), G, W_free)
             look(self.found[variant][0].reconstruction())
         watch.draw()
@@ -225,35 +266,44 @@ class Watch:
     "Shows an `InversionExplorer` the pictures on the way, twice a second, and their errors."
     def __init__(self, explorer, photo, names, steps, tick):
         self.explorer, self.photo, self.tick, self.told = explorer, photo, tick, 0.0
-        self.lengths, self.series = {name: length(name, steps) for name in names}, {name: [] for name in names}
+        self.lengths, self.series = {name: length(name, steps)
+                                     for name in names}, {name: [] for name in names}
 
     def begin(self, variant):
         "A function that looks at the pictures of this variant."
         names = list(self.lengths)
-        behind, total = sum(self.lengths[name] for name in names[:names.index(variant)]), sum(self.lengths.values()) or 1
+        behind, total = sum(self.lengths[name]
+                            for name in names[:names.index(variant)]), sum(self.lengths.values()) or 1
         def look(made):
             errors = self.series[variant]
             errors.append(127.5 * (made.clamp(-1, 1) - self.photo).abs().mean().item())
             if len(errors) > self.lengths[variant]: return
-            self.tick(min(1.0, (behind + len(errors)) / total), f"{variant}, step {len(errors)} of at most {self.lengths[variant]}")
+            self.tick(min(1.0, (behind + len(errors)) / total),
+                      f"{variant}, step {len(errors)} of at most {self.lengths[variant]}")
             if time.monotonic() - self.told < 0.5: return
             self.told = time.monotonic()
             self.explorer.columns[variant].show(f"step {len(errors)}", made[0])
             self.draw()
         return look
 
-    def draw(self): self.explorer.chart.value = svg_curves({n: v for n, v in self.series.items() if v}, max(2, *self.lengths.values()))
+    def draw(self):
+        self.explorer.chart.value = svg_curves({n: v for n, v in self.series.items() if v},
+                                               max(2, *self.lengths.values()))
 
 # %% ../../nbs/98_photos.ipynb #5766aed9
 def photo_controls(styles=STYLES):
     "What can be chosen for the video of a photograph; the names of lights are those of the styles."
     names = dict.fromkeys(label.split(",")[0] for _, _, label in styles)
-    lights = [("as it is", ""), ("all styles", "tour"), ("by chance", "random"), *((name, name) for name in names)]
+    lights = [("as it is", ""), ("all styles", "tour"), ("by chance", "random"),
+              *((name, name) for name in names)]
     return dict(direction=slider("direction, °", 90, 0, 330, 30, "d"),
-                seconds=slider("seconds", 4.0, 0.5, 10.0, 0.5, ".1f"), fps=choose("frames a s", [15, 24, 30], 30),
+                seconds=slider("seconds", 4.0, 0.5, 10.0, 0.5, ".1f"),
+                fps=choose("frames a s", [15, 24, 30], 30),
                 form=choose("format", ["mp4", "webp", "gif"], "mp4"), speed=slider("speed", 1.0, -4.0, 4.0),
-                iterations=choose("inversion", [("quick, 100 steps", 100), ("the paper's 500 steps", 500)], 100),
-                size=choose("longest side", [("384 px", 384), ("512 px", 512), ("768 px", 768), ("1280 px", 1280)], 512),
+                iterations=choose("inversion",
+                                  [("quick, 100 steps", 100), ("the paper's 500 steps", 500)], 100),
+                size=choose("longest side",
+                            [("384 px", 384), ("512 px", 512), ("768 px", 768), ("1280 px", 1280)], 512),
                 light=choose("light", lights, ""), amount=slider("amount", 1.0, 0.0, 1.0, 0.05, ".2f"),
                 loop=widgets.Checkbox(False, description="loop"), seed=whole("seed", 0))
 
@@ -272,7 +322,8 @@ def with_arrow(photo, degrees, speed):
     made, (h, w) = show(photo), photo.shape[-2:]
     turn, reach = math.radians(degrees), 0.28 * min(h, w) * math.copysign(1, speed)
     x, y, right, down = w / 2, h / 3, math.sin(turn) * reach, -math.cos(turn) * reach
-    tip, head = (x + right, y + down), [(x + right * a - down * b, y + down * a + right * b) for a, b in ((0.6, 0.25), (0.6, -0.25))]
+    tip, head = (x + right, y + down), [(x + right * a - down * b, y + down * a + right * b)
+                                        for a, b in ((0.6, 0.25), (0.6, -0.25))]
     pen = ImageDraw.Draw(made)
     for colour, more in ("black", 3), ("white", 0):
         pen.line([(x - right, y - down), tip], colour, 4 + more)
@@ -290,7 +341,8 @@ class AimedPhoto(PhotoChoice):
         for name in "direction", "speed": controls[name].observe(self.aim, "value")
 
     def aim(self, _=None):
-        self.preview.value = with_arrow(thumbnail(self.photo, self.longest), *(self.controls[k].value for k in ("direction", "speed")))
+        self.preview.value = with_arrow(thumbnail(self.photo, self.longest),
+                                        *(self.controls[k].value for k in ("direction", "speed")))
 
     def look(self, _=None):
         self.note.value = ""
@@ -301,25 +353,30 @@ def photo_page(explorer):
     "How the page of a photograph's video is laid out."
     c = explorer.controls
     known = sentence("0 is up and closer, 90 to the right; the arrow on the photograph shows it.", "small")
-    motion = panel("Motion", c["direction"], known, *(c[name] for name in ("speed", "seconds", "loop")), explorer.job.widget, width="440px")
+    motion = panel("Motion", c["direction"], known, *(c[name] for name in ("speed", "seconds", "loop")),
+                   explorer.job.widget, width="440px")
     said = sentence("Paint where the mask is wrong. Without paint it stays as it was found.", "small")
     more = folded(Correct_the_mask=widgets.VBox([explorer.find, said, explorer.painter.widget]),
-                  Light=widgets.VBox([c["light"], c["amount"]]),
-                  Size_and_format=widgets.VBox([c[name] for name in ("size", "fps", "form", "iterations", "seed")]))
-    left = widgets.VBox([panel("Photograph", explorer.choice.widget, width="440px"), motion, more], layout=fitted(440))
+                  Light=widgets.VBox([c["light"], c["amount"]]), Size_and_format=widgets.VBox(
+                      [c[name] for name in ("size", "fps", "form", "iterations", "seed")]))
+    left = widgets.VBox([panel("Photograph", explorer.choice.widget, width="440px"), motion, more],
+                        layout=fitted(440))
     result = panel("Video", explorer.waiting, explorer.movie.widget, explorer.report, width="600px")
-    about = "Sky and water are found and moved; everything else stays. Upload a photograph of your own, of up to 100 MB."
+    about = ("Sky and water are found and moved; everything else stays. Upload a photograph of your own, of "
+             "up to 100 MB.")
     return page("From photograph to video", about, row(left, result, gap="20px"))
 
 # %% ../../nbs/98_photos.ipynb #a8d83c42
 def same(a, b):
     "Whether two descriptions of an inversion, tuples with tensors in them, are equal."
-    return a is not None and len(a) == len(b) and all(x is y or torch.is_tensor(x) and torch.is_tensor(y) and torch.equal(x, y)
-                                                      or not torch.is_tensor(x) and x == y for x, y in zip(a, b))
+    return a is not None and len(a) == len(b) and all(x is y or torch.is_tensor(x) and torch.is_tensor(y)
+                                                      and torch.equal(x, y) or not torch.is_tensor(x)
+                                                      and x == y for x, y in zip(a, b))
 
 def animated(explorer, photo, tick, options):
     "`animate` with the progress told; an inversion of the same photograph and mask is used again."
-    ends, steps, total = shares(options["iterations"], options["seconds"], options["size"]), [0], 2 * options["iterations"]
+    ends, steps, total = shares(options["iterations"], options["seconds"],
+                                options["size"]), [0], 2 * options["iterations"]
     def look(made):
         steps[0] += len(made) if torch.is_grad_enabled() else 0
         tick(ends[0] * min(1.0, steps[0] / total), f"inversion, step {steps[0]} of at most {total}")
@@ -339,35 +396,44 @@ class PhotoExplorer:
     "A photograph, chosen or uploaded, becomes a video to watch and to keep."
     def __init__(self,
                  photos: dict | None = None,   # as in PhotoChoice
-                 models: dict | None = None,   # own "G", "E", "A", "segment", "perceptual" instead of the shipped ones
-                 device="auto"):               # where to compute
+                 # own "G", "E", "A", "segment", "perceptual" instead of the shipped ones
+                 models: dict | None = None,
+                 device: str = "auto"):        # where to compute
         self.device, self.video, self.kept = pick_device(device), None, (None, None)
-        self.network, self.job, self.painter = networks(models, self.device), Job("animate", self.work), MaskPainter(360)
+        self.network, self.job = networks(models, self.device), Job("animate", self.work)
+        self.painter = MaskPainter(360)
         self.controls = photo_controls(styles_for(self.network("G"), (models or {}).get("A"))[0])
         self.choice = AimedPhoto(photos, self.controls, lambda photo: self.painter.show(photo))
-        self.movie, self.report, self.waiting = Movie("animated", 560), widgets.HTML(), sentence("It appears here.", "small")
+        self.movie, self.report = Movie("animated", 560), widgets.HTML()
+        self.waiting = sentence("It appears here.", "small")
         self.find = widgets.Button(description="find sky and water, and correct them", layout=fitted(280))
         self.find.on_click(self.segment)
         self.widget = photo_page(self)
 
-    def found(self):
+    def found(self) -> Tensor:
         "Static, sky and water (3, h, w) as the segmentation finds them."
-        with torch.no_grad(): return self.network("segment")(thumbnail(self.choice.photo, 512)[None].to(self.device))[0].cpu()
+        with torch.no_grad():
+            return self.network("segment")(thumbnail(self.choice.photo, 512)[None].to(self.device))[0].cpu()
 
-    def segment(self, _=None): self.painter.show(thumbnail(self.choice.photo, 360), self.found())
+    def segment(self, _: object = None) -> None:
+        self.painter.show(thumbnail(self.choice.photo, 360), self.found())
 
-    def render(self, photo, tick=lambda share, sentence: None, **options):
+    def render(self, photo: Tensor, tick: Callable = lambda share, sentence: None,
+               **options: object) -> Video:
         "The `Video` of a photo (3, H, W); `options` are those of `animate`."
         return animated(self, photo, tick, options)
 
-    def work(self, tick):
-        values, photo, name = {key: control.value for key, control in self.controls.items()}, self.choice.photo, self.choice.name
+    def work(self, tick: Callable) -> str:
+        values = {key: control.value for key, control in self.controls.items()}
+        photo, name = self.choice.photo, self.choice.name
         values["light"] = values["light"] or None
         form, end = values.pop("form"), shares(values["iterations"], values["seconds"], values["size"])[1]
         strokes = read_strokes(self.painter.strokes.value)
         mask = None if strokes is None else add_strokes(self.found(), strokes)
-        self.video = self.render(photo, tick, **values | dict(direction=hour_of(values["direction"]), mask=mask))
-        self.movie.show(self.video.frames, self.video.fps, lambda share: tick(end + (1 - end) * share, "encoding the video"), form)
+        values |= dict(direction=hour_of(values["direction"]), mask=mask)
+        self.video = self.render(photo, tick, **values)
+        self.movie.show(self.video.frames, self.video.fps,
+                        lambda share: tick(end + (1 - end) * share, "encoding the video"), form)
         self.waiting.value, self.report.value = name, table_html(self.video.report)
         return f"{name} moves."
 

@@ -11,6 +11,7 @@ import math
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -141,11 +142,11 @@ def folded(**parts):
 class Drawing:
     "A thread that does its work once more whenever asked, and never for what is already out of date."
     def __init__(self,
-                 work):   # callable()
+                 work: Callable):  # callable()
         self.work, self.asked, self.done, self.change = work, 0, 0, threading.Condition()
         self.thread = None
 
-    def ask(self):
+    def ask(self) -> None:
         with self.change:
             self.asked += 1
             self.change.notify_all()
@@ -153,7 +154,7 @@ class Drawing:
                 self.thread = threading.Thread(target=self.run, daemon=True)
                 self.thread.start()
 
-    def run(self):
+    def run(self) -> None:
         while True:
             with self.change:
                 self.change.wait_for(lambda: self.done < self.asked)
@@ -163,7 +164,7 @@ class Drawing:
                 self.done = now
                 self.change.notify_all()
 
-    def wait(self, seconds=60):
+    def wait(self, seconds: float = 60) -> bool:
         "Until nothing asked for is missing."
         with self.change: return self.change.wait_for(lambda: self.done == self.asked, seconds)
 
@@ -180,13 +181,13 @@ class Explorer:
         self.refresh()
         self.widget = self.page()
 
-    def page(self):
+    def page(self) -> widgets.Widget:
         return page(type(self).__name__, "", row(*self.images), self.caption, *self.controls.values())
-    def values(self): return {name: control.value for name, control in self.controls.items()}
-    def ask(self, _=None): return None if self.held else self.drawing.ask()
-    def wait(self): return self.drawing.wait()
+    def values(self) -> dict: return {name: control.value for name, control in self.controls.items()}
+    def ask(self, _: object = None) -> None: return None if self.held else self.drawing.ask()
+    def wait(self) -> bool: return self.drawing.wait()
 
-    def set(self, **values):
+    def set(self, **values: object) -> None:
         "Change several controls, draw once, and wait for it."
         self.held = True
         try:
@@ -195,7 +196,7 @@ class Explorer:
         self.ask()
         self.wait()
 
-    def refresh(self):
+    def refresh(self) -> None:
         "Draw with the present values; what is wrong with them becomes the caption."
         try: pictures, caption = self.draw(**self.values())
         except InputError as error: pictures, caption = [], str(error)
@@ -211,7 +212,7 @@ class Job:
     "A button whose work runs beside the page."
     def __init__(self,
                  name: str,     # on the button
-                 work):         # callable(tick) -> sentence; calls tick(share done, sentence) often
+                 work: Callable):  # callable(tick) -> sentence; calls tick(share done, sentence) often
         self.name, self.work, self.thread, self.stopping, self.told = name, work, None, False, 0.0
         self.button = widgets.Button(description=name, button_style="primary")
         self.bar = widgets.FloatProgress(0.0, min=0.0, max=1.0,
@@ -220,7 +221,7 @@ class Job:
         self.button.on_click(self.click)
         self.widget = widgets.VBox([row(self.button, self.bar), self.note])
 
-    def click(self, _=None):
+    def click(self, _: object = None) -> None:
         "Start, or stop what runs."
         if self.thread is not None and self.thread.is_alive():
             self.stopping, self.note.value = True, "Stopping ..."; return
@@ -230,7 +231,7 @@ class Job:
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
-    def tick(self, share, sentence):
+    def tick(self, share: float, sentence: str) -> None:
         "Show how far it is, at most five times a second."
         if self.stopping: raise InputError("Stopped.")
         now = time.monotonic()
@@ -238,13 +239,13 @@ class Job:
         self.told, self.bar.value, self.note.value = now, share, (f"{sentence}; "
                                                                   f"{time_left(now - self.began, share)}")
 
-    def run(self):
+    def run(self) -> None:
         try: sentence = self.work(self.tick)
         except InputError as error: sentence = str(error)
         except Exception as error: sentence = f"This failed: {type(error).__name__}, {str(error)[:200]}"
         self.button.description, self.bar.layout.visibility, self.note.value = self.name, "hidden", sentence
 
-    def wait(self): self.thread.join()
+    def wait(self) -> None: self.thread.join()
 
 # %% ../../nbs/96_toolkit.ipynb #3dd0c560
 def time_left(seconds, share):
@@ -264,7 +265,7 @@ class Movie:
     def show(self,
              frames: Tensor,                    # (T, 3, H, W)
              fps: float,                        # frames a second
-             tick=lambda share: None,           # told the share done
+             tick: Callable = lambda share: None,  # told the share done
              form: str = "mp4") -> None:        # "mp4", "webp", "gif", or "png" for the first frame alone
         "Encode frames and put them on the page."
         def told():
@@ -312,7 +313,7 @@ class ClockFace(widgets.GridBox):
         self.value = value
         self.mark()
 
-    def button(self, hour, number):
+    def button(self, hour: str, number: int) -> widgets.Button:
         "The button of an hour, at its place."
         down, right = (round(3.01 * f(number * math.pi / 6)) for f in (math.cos, math.sin))
         area = f"{4 - down} / {4 + right} / span 1 / span 1"
@@ -321,7 +322,7 @@ class ClockFace(widgets.GridBox):
         button.on_click(lambda _: self.set_trait("value", hour))
         return button
 
-    def mark(self, _=None):
+    def mark(self, _: object = None) -> None:
         for hour, button in self.buttons.items():
             button.button_style = "primary" if hour == self.value else ""
         turn = f"transform: rotate({30 * int(self.value[:-1])}deg)"
@@ -331,7 +332,7 @@ class ClockFace(widgets.GridBox):
 # %% ../../nbs/96_toolkit.ipynb #d6fc70e0
 def read_upload(
     name: str,             # as the visitor's computer calls it
-    content,               # its bytes
+    content: bytes | memoryview,  # its bytes
     max_side: int = 2048,  # reduce so that the longer side has at most this many pixels
 ) -> Tensor:               # (3, H, W) in [-1, 1]
     "An uploaded picture."
@@ -382,18 +383,18 @@ class PhotoChoice:
         self.look()
 
     @property
-    def name(self): return self.list.value
+    def name(self) -> str: return self.list.value
 
     @property
-    def photo(self):
+    def photo(self) -> Tensor:
         found = self.photos[self.name]
         if callable(found): found = self.photos[self.name] = found()
         return found
 
-    def look(self, _=None):
+    def look(self, _: object = None) -> None:
         self.note.value, self.preview.value = "", as_png(thumbnail(self.photo, self.longest))
 
-    def take(self, change):
+    def take(self, change: object) -> None:
         "Read what was uploaded, and choose it."
         try: new = {file["name"]: read_upload(file["name"], file["content"]) for file in change["new"]}
         except Exception as error:
