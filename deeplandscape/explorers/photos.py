@@ -219,8 +219,7 @@ class InversionExplorer(Results):
     "Variants of the inversion side by side while they run, then a slider from faithful to movable."
     def __init__(self,
                  photos: dict | None = None,   # as in PhotoChoice
-                 # own "G", "E", "segment", "perceptual" instead of the shipped ones
-                 models: dict | None = None,
+                 models: dict | None = None,   # own "G", "E", "segment", "perceptual"; else the shipped
                  device: str = "auto"):        # where to compute
         super().__init__()
         self.network, self.device = networks(models, pick_device(device)), pick_device(device)
@@ -396,8 +395,7 @@ class PhotoExplorer:
     "A photograph, chosen or uploaded, becomes a video to watch and to keep."
     def __init__(self,
                  photos: dict | None = None,   # as in PhotoChoice
-                 # own "G", "E", "A", "segment", "perceptual" instead of the shipped ones
-                 models: dict | None = None,
+                 models: dict | None = None,   # own "G", "E", "A", "segment", "perceptual"
                  device: str = "auto"):        # where to compute
         self.device, self.video, self.kept = pick_device(device), None, (None, None)
         self.network, self.job = networks(models, self.device), Job("animate", self.work)
