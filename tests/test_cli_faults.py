@@ -219,7 +219,7 @@ def test_a_folder_without_permission(folder, capsys, monkeypatch):
 
 SMALLEST = [f"--set={s}" for s in ("generator.resolution=8",
                                    "generator.z_dim=16", "generator.w_dim=16", "generator.channels=(8,8)",
-                                   "generator.mapping_layers=2", "batch=((4,8),)")]
+                                   "generator.mapping_layers=2", "batch=((4,8),)", "fade_images=((8,0),)")]
 
 
 def test_other_data_and_more_data(folder, capsys, monkeypatch):
@@ -236,7 +236,7 @@ def test_other_data_and_more_data(folder, capsys, monkeypatch):
     capsys.readouterr()
     assert run_app(app, [*train, "--photos", "one"]) == 0
     out, err = capsys.readouterr()
-    assert "5 photos" in out and "finished already" in err
+    assert "5 photos" in out and "already finished" in err
 
 
 def refused_but_output(capsys, arguments):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric import Fabric
 
 from deeplandscape.training import loop
 from deeplandscape.core import InputError, use_threads
@@ -150,7 +151,7 @@ def test_a_truncated_checkpoint_is_noticed_and_the_one_before_used(sources, whol
     file = tmp_path / "checkpoint.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     train(TINY, sources, tmp_path, **OPTIONS)
-    assert same(whole, tmp_path, log=False) and "one before" in capsys.readouterr().out
+    assert same(whole, tmp_path, log=False) and "previous one" in capsys.readouterr().out
     for name in "checkpoint.safetensors", "checkpoint.previous.safetensors":
         (tmp_path / name).write_bytes(b"rubbish")
     with pytest.raises(InputError, match="can be read"): train(TINY, sources, tmp_path, **OPTIONS)
@@ -225,7 +226,7 @@ def test_other_settings_are_refused_and_older_checkpoints_read(sources, tmp_path
     tensors, meta = load_tensors(file)
     del meta["config"]["average_starts"], meta["sums"]              # as the first version wrote it
     save_tensors(file, tensors, meta)
-    assert load_checkpoint(file, Networks(TINY, loop.Fabric(accelerator="cpu", devices=1))) == dict(
+    assert load_checkpoint(file, Networks(TINY, Fabric(accelerator="cpu", devices=1))) == dict(
         seen=8, step=2)
 
 
@@ -263,7 +264,7 @@ def test_two_processes_with_half_batches_equal_one(store, sources, tmp_path):
 
 
 def test_a_batch_that_cannot_be_split():
-    class Three: world_size, strategy = 3, loop.Fabric(accelerator="cpu", devices=1).strategy
+    class Three: world_size, strategy = 3, Fabric(accelerator="cpu", devices=1).strategy
     with pytest.raises(InputError, match="batch of 4 at 8 px cannot be split over 3"): Networks(TINY, Three())
 
 
