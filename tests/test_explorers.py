@@ -341,6 +341,21 @@ def test_inversion_of_photos_without_one_of_the_regions(G, segment):
                    for G in found.generators)
 
 
+def test_every_step_of_an_inversion_is_seen(G):
+    "Progress, and a stop that takes effect at once, need the images of both phases."
+    explorer, seen = InversionExplorer({"noise": torch.rand(3, 40, 40)}, models(G), "cpu"), []
+    def look(image):
+        seen.append(image.shape)
+        if len(seen) > 30: raise InputError("Stopped.")
+    photo = torch.rand(3, 40, 40) * 2 - 1
+    explorer.render(photo, "EOIFS", 6, look=look)
+    assert len(seen) >= 12
+    for variant in ("MO", "EOI", "EOIFS"):
+        seen.clear()
+        with pytest.raises(InputError, match="Stopped"): explorer.render(photo, variant, 10**6, look=look)
+        assert len(seen) == 31
+
+
 @pytest.mark.timing
 def test_page_answers_while_an_inversion_runs(G):
     explorer, other = InversionExplorer({"noise": torch.rand(3, 40, 40)}, models(G), "cpu"), SceneExplorer(G)

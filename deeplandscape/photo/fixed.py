@@ -107,10 +107,13 @@ class FixedGenerator:
         self.affine = [(m.affine.weight.detach() * m.affine.scale, m.affine.bias.detach()) for b in blocks
                        for m in b.adain]
         rgb = G.to_rgb[-1]
+        self.hooks = rgb._forward_hooks    # whoever watches G's images sees these too
         self.rgb = (rgb.weight.detach() * rgb.scale).flatten(1).t().contiguous(), rgb.bias.detach()
 
     def synthesis(self, W: Tensor, S_st: list, S_dyn: list) -> Tensor:
-        return Synthesis.apply(self, W, *S_st, *S_dyn)
+        image = Synthesis.apply(self, W, *S_st, *S_dyn)
+        for look in tuple(self.hooks.values()): look(None, (W,), image)
+        return image
 
     def run(self, W: Tensor, maps: list) -> tuple:
         n, tape, x = self.config.levels, [], self.constant.expand(len(W), -1, -1, -1)
