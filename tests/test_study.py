@@ -17,8 +17,8 @@ from deeplandscape.report.figures import beside, published
 from deeplandscape.study.analysis import agreement_of_votes, analyse_study, bradley_terry, gains, win_shares
 from deeplandscape.study.ingest import ingest_votes, votes_that_count
 from deeplandscape.study.intervals import share_interval, wilson
-from deeplandscape.study.plan import (ABLATION, OURS, PARTS, StudyRules, balanced_sides, check_rules,
-                                      cut_seats, make_study, one_round, read_study)
+from deeplandscape.study.plan import (ABLATION, NOT_IN_PAPER, OURS, PARTS, StudyRules, balanced_sides,
+                                      check_rules, cut_seats, make_study, one_round, read_study)
 from deeplandscape.study.power import CLIPS, EACH, largest_correlation, paper_difference, paper_intervals
 from deeplandscape.study.results import NO_VOTES, STUDY_RESULTS, state_of_votes, with_paper_intervals
 from deeplandscape.study.simulation import (SimulatedPeople, coverage_of, simulate_votes, true_scale,
@@ -96,7 +96,7 @@ def test_a_plan_says_what_it_leaves_out_and_refuses_what_it_cannot_do():
 
 def test_parts_name_what_the_published_tables_name():
     for part in PARTS.values():
-        methods = set(published(part.shown).method) | {"control: still photo", "control: pixels moved"}
+        methods = set(published(part.shown).method) | set(NOT_IN_PAPER)
         assert {s for pair in part.pairs for s in pair} | set(part.systems) <= methods, part.shown
 
 

@@ -16,10 +16,11 @@ import pytest
 from study_material import a_vote, small_study
 
 from deeplandscape.core import InputError
+from deeplandscape.study.ingest import ingest_votes
 from deeplandscape.study.page import study_sheet
 from deeplandscape.study.plan import read_study
 from deeplandscape.study.server import serve_study
-from deeplandscape.study.votes import read_journal
+from deeplandscape.study.votes import read_journal, Register
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVE = ("import resource, sys\nfrom pathlib import Path\nfrom "
@@ -34,7 +35,7 @@ SERVE = ("import resource, sys\nfrom pathlib import Path\nfrom "
 def folder(tmp_path_factory):
     "Material and a plan of 60 seats."
     path = tmp_path_factory.mktemp("study")
-    small_study(path, items=4, frames=4, assessors=30, questions=8, gold=1)
+    small_study(path, items=4, frames=4, assessors=30, questions=8, gold=1, least_played=0)
     return path
 
 
@@ -86,6 +87,7 @@ class Person(threading.Thread):
         self.status, sheet = self.insist("/api/seat", dict(assessor=self.me, machine=True))
         if self.status != 200: return
         self.seat = sheet["seat"]
+        for page in range(len(sheet["pages"])): self.insist("/api/page", dict(assessor=self.me, page=page))
         for q in (q["id"] for page in sheet["pages"] for q in page["questions"]):
             time.sleep(self.pause)              # people watch before they answer
             status, _ = self.insist("/api/vote", a_vote(self.plan, self.me, q, machine=True))
@@ -143,6 +145,7 @@ def test_full_disk_refuses_and_leaves_whole_lines(study):
     server = start(study, port, most=2000)
     try:
         status, sheet = post(port, "/api/seat", dict(assessor="person-000", machine=True))
+        assert post(port, "/api/page", dict(assessor="person-000", page=0))[0] == 200
         answers = [post(port, "/api/vote", a_vote(plan, "person-000", q["id"], machine=True))[0]
                    for page in sheet["pages"] for q in page["questions"]]
     finally: server.kill(); server.wait()
@@ -154,6 +157,35 @@ def test_full_disk_refuses_and_leaves_whole_lines(study):
                 for page in sheet["pages"] for q in page["questions"]} == {200}
     finally: server.kill(); server.wait()
     assert len(recorded(study)[0]) == len(answers)
+
+
+def test_early_and_late_answers_are_refused_and_noted(tmp_path):
+    "By the server's own clock, through a restart, and from a second device."
+    plan, now = small_study(tmp_path, frames=4, items=2, gold=1), [1000.0]
+    register = Register(plan, tmp_path / "votes" / "journal.jsonl", clock=lambda: now[0])
+    register.take_seat("person-000", True)
+    asked = list(register.asked[0])
+    limit = register.begin_page("person-000", 0)
+    def refused(question, match, **changed):
+        with pytest.raises(InputError, match=match):
+            register.add(a_vote(plan, "person-000", question, machine=True, **changed))
+    now[0] += 2.9                                       # 0.9 of a clip of 100 frames is 3 s
+    refused(asked[0], "before the clips")
+    now[0] += 0.2
+    refused(asked[0], "before the clips", seconds=2.9)  # what it says of itself
+    assert register.add(a_vote(plan, "person-000", asked[0], machine=True))
+    refused(asked[1], "before the clips")               # two cannot have been seen yet
+    register.journal.close()
+    register = Register(plan, tmp_path / "votes" / "journal.jsonl", clock=lambda: now[0])
+    now[0] = 1000.0 + limit + plan["rules"]["grace_seconds"] - 0.1
+    assert register.left("person-000") == {0: 0.0} and register.begin_page("person-000", 0) == 0.0
+    assert register.add(a_vote(plan, "person-000", asked[1], machine=True))
+    now[0] += 0.2
+    refused(asked[2], "after the time")
+    assert register.add(a_vote(plan, "person-000", asked[2], "none", by="clock", seconds=0, machine=True))
+    register.journal.close()
+    votes, counts = ingest_votes(plan, [tmp_path / "votes" / "journal.jsonl"])
+    assert counts == dict(read=3, repeated=0, broken=0, early=3, late=1) and len(votes) == 3
 
 
 def test_two_servers_do_not_share_a_journal_nor_a_port(study):

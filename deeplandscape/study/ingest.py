@@ -15,12 +15,12 @@ import pandas as pd
 
 from ..core import InputError
 from ..files import atomic
-from .plan import StudyRules
-from .votes import check_vote, read_journal
+from .plan import shortest_answer, StudyRules
+from .votes import check_vote, read_journal, REFUSED
 
 # %% ../../nbs/905_ingest.ipynb #9aa85f52
-def _records_of(path) -> tuple[list, int]:
-    "Votes as dicts with their seat, from a journal or a saved file; lines that could not be read."
+def _records_of(path) -> tuple[list, dict]:
+    "Votes as dicts with their seat, from a journal or a saved file; counts of lines that are none."
     path = Path(path)
     try: saved = json.loads(path.read_bytes())
     except OSError as error: raise InputError(f"{path} cannot be read ({error.strerror}).") from None
@@ -29,11 +29,13 @@ def _records_of(path) -> tuple[list, int]:
         if not isinstance(saved["votes"], list) or not isinstance(saved.get("seat"), int):
             raise InputError(f"{path} is not a file of answers that the page saved.")
         return [dict(kind="vote", at=None, seat=saved["seat"], **v) if isinstance(v, dict) else v
-                for v in saved["votes"]], 0
+                for v in saved["votes"]], {}
     records, broken = read_journal(path)
     if not records and broken:
         raise InputError(f"{path} is neither a journal of votes nor a file that the page saved.")
-    return [r for r in records if r["kind"] == "vote"], broken
+    why = [r.get("why") for r in records if r["kind"] == "refused"]
+    counts = dict(broken=broken, **{name: why.count(name) for name in REFUSED})
+    return [r for r in records if r["kind"] == "vote"], counts
 
 # %% ../../nbs/905_ingest.ipynb #d6e656ee
 def ingest_votes(
@@ -41,10 +43,10 @@ def ingest_votes(
     paths: Sequence[str | Path],  # journals and saved files
 ) -> tuple:                 # DataFrame, one line for each vote; dict of counts
     "All votes of a study, checked against its plan, each once."
-    rows, seen, counts = [], set(), dict(read=0, repeated=0, broken=0)
+    rows, seen, counts = [], set(), dict(read=0, repeated=0, broken=0, **dict.fromkeys(REFUSED, 0))
     for path in paths:
-        records, broken = _records_of(path)
-        counts["broken"] += broken
+        records, others = _records_of(path)
+        counts |= {name: counts[name] + n for name, n in others.items()}
         for record in records:
             place = record if isinstance(record, dict) else {}
             vote = check_vote({k: v for k, v in place.items() if k not in ("kind", "at", "seat")}, plan)
@@ -109,7 +111,7 @@ def votes_that_count(
     machines: bool = False, # take the votes of programs instead of those of people
 ) -> tuple:                 # DataFrame of votes about systems, dict: reason -> votes left out
     "The votes that count by the rules of the plan, and the reasons why others do not."
-    frames = {name: part["frames"] for name, part in plan["parts"].items()}
+    least = {name: shortest_answer(plan, name) for name in plan["parts"]}
     rules, lost, left = StudyRules(**plan["rules"]), {}, votes[votes.machine == machines]
     def drop(mask, reason):
         nonlocal left
@@ -124,5 +126,5 @@ def votes_that_count(
     drop(left.gold, "gold questions themselves")
     drop(left.answer == "none", "time of the page was over")
     drop(left.waited < rules.least_seconds, "too fast")
-    drop(left.seconds < left.part.map(frames) / 30 - 0.5, "clip not seen to its end")
+    drop(left.seconds < left.part.map(least).astype(float), "clip not seen to its end")
     return left.reset_index(drop=True), lost

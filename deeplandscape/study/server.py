@@ -144,14 +144,19 @@ class StudyHandler(_Handler):
 
     def _post(self):
         name, record = self._name(), self._body()
-        if name == "api/vote": return self._json(200, dict(new=self.server.register.add(record)))
-        if name != "api/seat": raise Refused(404, "There is nothing here.")
-        if not isinstance(record, dict) or set(record) != {"assessor", "machine"}:
-            raise Refused(400, "A request for a seat has the fields assessor and machine.")
-        seat = self.server.register.take_seat(record["assessor"], record["machine"] is True)
+        register, asked = self.server.register, set(record) if isinstance(record, dict) else set()
+        if name == "api/vote": return self._json(200, dict(new=register.add(record)))
+        if name not in ("api/seat", "api/page"): raise Refused(404, "There is nothing here.")
+        if asked != {"assessor", "machine" if name == "api/seat" else "page"}:
+            raise Refused(400, "A seat needs assessor and machine, a page assessor and page.")
+        who = record["assessor"]
+        if name == "api/page":
+            if not isinstance(who, str): raise Refused(400, "An assessor is a text.")
+            return self._json(200, dict(left=register.begin_page(who, record["page"])))
+        seat = register.take_seat(who, record["machine"] is True)
         if seat is None: raise Refused(410, "Enough people have taken part, thank you. No seat is free.")
         self._json(200, study_sheet(self.server.plan, seat)
-                   | dict(answered=self.server.register.answers.get(record["assessor"], {})))
+                   | dict(answered=register.answers.get(who, {}), left=register.left(who)))
 
 # %% ../../nbs/903_server.ipynb #16c97fbd
 def serve_study(

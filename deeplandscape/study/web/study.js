@@ -1,6 +1,6 @@
 /* The page of the user study. Plain JavaScript, no other file than study.css, no request but to the place it came from.
 
-   With a server: POST api/seat gives the sheet of questions, POST api/vote takes an answer. Without one (window.STUDY is there): the sheets come
+   With a server: POST api/seat gives the sheet of questions, api/page begins a page's time, api/vote takes an answer. Without one (window.STUDY is there): the sheets come
    with the page, and the answers leave it as a file. A vote stays in this browser until it is acknowledged. */
 "use strict";
 (() => {
@@ -263,12 +263,23 @@ function record(question, given) {
   keep(); send();
 }
 
+function clock_of(number, left) { kept.started[number] = Date.now() - 1000 * (sheet.pages[number].limit - left); }
+
+async function begin_page(number) {                  // the time of the page runs from here; with a server by its clock, here and elsewhere
+  let left = sheet.pages[number].limit;
+  for (let pause = 500; !ALONE; pause = Math.min(2 * pause, 8000)) {
+    try { left = (await ask("api/page", { assessor: me, page: number })).left; break; }
+    catch (error) { if (error.status >= 400 && error.status < 500 && error.status !== 429) break; say(LOST); await wait(pause); }
+  }
+  clock_of(number, left); keep();
+}
+
 async function run_page(number) {
   const page = sheet.pages[number], open = page.questions.filter(question => !(question.id in kept.answers));
   if (!open.length) return;
   const title = sheet.pages.length > 1 ? `Page ${number + 1} of ${sheet.pages.length}` : sheet.title;
   await preload(page, title);
-  if (!kept.started[number]) { await between(number); kept.started[number] = Date.now(); keep(); }
+  if (!kept.started[number]) { await between(number); await begin_page(number); }
   if (sheet.pages[number + 1]) filesOf(sheet.pages[number + 1]).forEach(file => load(file).catch(() => {}));
   const ends = kept.started[number] + 1000 * page.limit;
   for (const question of open) {
@@ -332,6 +343,7 @@ async function main() {
   if (kept.plan !== undefined && kept.plan !== sheet.plan) kept = empty;
   kept.plan = sheet.plan;
   for (const [question, answer] of Object.entries(sheet.answered)) kept.answers[question] ??= answer;
+  for (const [number, left] of Object.entries(sheet.left ?? {})) clock_of(number, left);
   keep(); send();
   if (!kept.agreed) { await welcome(); await example(); kept.agreed = true; keep(); }
   for (let number = 0; number < sheet.pages.length; number++) await run_page(number);
