@@ -50,6 +50,8 @@ def pixel_rows(x):
     "(B, C, H, W) -> (B H W, C), without a copy when channels are last."
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
+def added(old, new): return new if old is None or new is None else old + new
+
 # %% ../../nbs/701_fixed.ipynb #46b56aab
 class FixedStyle:
     "A half of a level of G with fixed weights."
@@ -99,15 +101,13 @@ class FixedGenerator:
     def __init__(self, G: Generator):
         self.config, blocks = G.config, G.blocks
         self.constant = blocks[0].constant.detach().contiguous(memory_format=torch.channels_last)
-        conv = lambda m: FixedConv(m.weight * m.scale, m.bias)
-        self.up = ([None] + [FixedConv(up_kernel(b.up.weight, b.up.scale), b.up.bias, 2, True)
-                             for b in blocks[1:]])
-        self.conv = [conv(b.conv) for b in blocks]
+        double = lambda m: FixedConv(up_kernel(m.weight, m.scale), m.bias, 2, True)
+        self.up = [None] + [double(b.up) for b in blocks[1:]]
+        self.conv = [FixedConv(b.conv.weight * b.conv.scale, b.conv.bias) for b in blocks]
         self.styled = [[FixedStyle(b, half) for half in (0, 1)] for b in blocks]
         self.affine = [(m.affine.weight.detach() * m.affine.scale, m.affine.bias.detach()) for b in blocks
                        for m in b.adain]
-        rgb = G.to_rgb[-1]
-        self.hooks = rgb._forward_hooks    # whoever watches G's images sees these too
+        rgb, self.hooks = G.to_rgb[-1], G.to_rgb[-1]._forward_hooks   # who watches G sees these images too
         self.rgb = (rgb.weight.detach() * rgb.scale).flatten(1).t().contiguous(), rgb.bias.detach()
 
     def synthesis(self, W: Tensor, S_st: list, S_dyn: list) -> Tensor:
@@ -130,13 +130,12 @@ class FixedGenerator:
     def back(self, g: Tensor, tape: list) -> tuple:
         n = self.config.levels
         d_W, d_st, d_dyn = [], [None] * n, [None] * n
-        add = lambda old, new: new if old is None or new is None else old + new
         g = (pixel_rows(g) @ self.rgb[0].t()).view(len(g), *g.shape[2:], -1).permute(0, 3, 1, 2)
         for k in reversed(range(2 * n)):
             i, half = divmod(k, 2)
             g, style, st, dyn = self.styled[i][half].backward(g, tape[k])
             d_W.append(style @ self.affine[k][0])
-            d_st[i], d_dyn[i] = add(d_st[i], st), add(d_dyn[i], dyn)
+            d_st[i], d_dyn[i] = added(d_st[i], st), added(d_dyn[i], dyn)
             if half: g = self.conv[i].backward(g, None)
             elif i: g = self.up[i].backward(blur(g), None)
         return torch.stack(d_W[::-1], 1), *d_st, *d_dyn

@@ -147,7 +147,7 @@ def update_projected(
     real: tuple,        # (B, 3, R, R) each: stills, real pairs, crop pairs
     numbers: tuple,     # for the augmentation of the fakes and of each of these
 ) -> dict:
-    "Update the heads of both discriminators, then G and its running average."
+    "Update the heads of both discriminators, then G."
     config, D, frames = nets.config.projected, nets.P[str(
         nets.config.generator.size(now.level))], 2 if len(real) > 1 else 1
     images = make_fakes(nets, now, frames, drawn).flatten(0, 1).float()
@@ -169,7 +169,6 @@ def update_projected(
         with nets.fabric.autocast(): loss, more = generator_loss(nets, D, (mixed, shown), images, same)
     update(nets, nets.G_opt, loss)
     D.requires_grad_(True)
-    average_weights(nets, now)
     return logs | more
 
 # %% ../../nbs/63_projected.ipynb #4e70a1a9
@@ -202,4 +201,6 @@ def projected_step(
     "Draw a batch and update both discriminators and G once."
     if now.first and now.level > 0 and now.since == 0: enter_projected(nets, sources, now)
     learn = now.since >= nets.config.projected.warm
-    return nets.run(update_projected, nets, now, learn, *draw_projected(nets, sources, now, generator))
+    logs = nets.run(update_projected, nets, now, learn, *draw_projected(nets, sources, now, generator))
+    if learn: average_weights(nets, now)
+    return logs
