@@ -202,11 +202,12 @@ def match_motion_of(
     segment: Callable,    # images (B, 3, H, W) -> (B, 3, H, W) shares of static, sky, water
     share: float = 0.9,   # of the change of sky and water between real pairs with other clouds
     device: str | torch.device = "cpu",  # where it computes
+    n: int = 256,         # scenes
 ) -> float:               # the factor
     "Amplify S_dyn in a file and record the factor in it; a file that already has a factor is not changed."
     G = load_generator(path, device=device)
     if "amplified" not in G.meta:
-        save_generator(path, G, G.meta | {"amplified": round(match_motion(G, segment, share), 4)})
+        save_generator(path, G, G.meta | {"amplified": round(match_motion(G, segment, share, n), 4)})
     return load_generator(path).meta["amplified"]
 
 # %% ../../nbs/56_effects.ipynb #8c531deb
