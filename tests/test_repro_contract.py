@@ -108,7 +108,7 @@ def test_the_four_profiles(): assert set(PROFILES) >= {"smoke", "cpu", "gpu", "p
     ("common: {seed: zero}", "wants int for 'seed', not 'zero'"),
     ("settings: {threads: 0}", "wants at least 1 for 'threads'"),
     ("settings: {trains: 'no'}", "wants bool for 'trains'"),
-    ("notebooks: [fig01_videos]", "not a list of names and values"),
+    ("notebooks: [fig01_videos]", "not a mapping of names to values"),
     ("extend: mine.yaml", "extends itself"),
     ("extend: cpuu", "no profile 'cpuu'")])
 def test_misspelt_profiles(tmp_path, capfd, text, message):

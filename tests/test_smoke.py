@@ -86,21 +86,26 @@ CALL = ("import sys; from deeplandscape.report.reproduce import reproduce; sys.e
 
 
 def kill_with_children(process):
-    "SIGKILL for a process and all that it started, kernels of notebooks included."
+    """SIGKILL for a process and all that it started, kernels of notebooks included; stopped first, so that no
+    other one is started meanwhile."""
     found, new = [process.pid], [process.pid]
     while new:
+        for pid in new: signalled(pid, signal.SIGSTOP)
         table = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True,
                                text=True).stdout.split()
         new = [int(pid) for pid, parent in zip(table[::2], table[1::2]) if int(parent) in found
                and int(pid) not in found]
         found += new
-    for pid in found:
-        try: os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError: pass
+    for pid in found: signalled(pid, signal.SIGKILL)
     process.wait()
     end = time.monotonic() + 60
     while any(still_there(pid) for pid in found) and time.monotonic() < end:    # they hold the lock
         time.sleep(0.05)
+
+
+def signalled(pid, number):
+    try: os.kill(pid, number)
+    except ProcessLookupError: pass
 
 
 def still_there(pid):

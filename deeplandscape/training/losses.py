@@ -209,8 +209,7 @@ def average_weights(
 ) -> None:
     "Move the running average towards G by 1 - decay."
     decay = at(nets.config.ema, nets.config.generator.size(now.level))
-    # a half-life of many thousands of images would keep the first, random weights of a new block for long
-    if now.projected: decay = min(decay, 0.5 ** (now.batch / max(800, 0.15 * now.since)))
+    if now.projected: decay = min(decay, 0.5 ** (now.batch / max(800, 0.15 * now.since)))    # a new block
     ours, theirs = list(nets.G_ema.parameters()), list(nets.G.parameters())
     torch._foreach_lerp_(ours, [p.detach() for p in theirs], 1 - decay)
 
