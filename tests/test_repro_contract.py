@@ -92,6 +92,31 @@ def test_profiles_name_known_parameters_only(profile):
     assert all(values["profile"] == profile for values in ready.parameters.values())
 
 
+MAKERS = {"generator": "a1_train", "encoder": "a3_encoder", "lighting": "a4_lighting"}
+
+
+def needs_of_the_graph():
+    text = (REPRO / "Snakefile").read_text(encoding="utf-8")
+    return ast.literal_eval(text[text.index("NEEDS = {") + 8:text.index("}", text.index("NEEDS = {")) + 1])
+
+
+def ancestors(name, needs):
+    source = parameters_of(REPRO / f"{name}.ipynb").get("source", "")
+    found = {n for n in [*needs.get(name, []), source] if n and (REPRO / f"{n}.ipynb").exists() and n != name}
+    return found.union(*(ancestors(n, needs) for n in found))
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in REPRO.glob("*.ipynb")))
+def test_networks_are_trained_before_they_are_read(name):
+    "A profile that trains would else give some notebook the shipped network, or last time's, by chance."
+    cells = json.loads((REPRO / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    read = {network for network in MAKERS if f'"{network}"' in source or f"load_{network}(" in source}
+    before = {name, *ancestors(name, needs_of_the_graph())}
+    made = {network for network, maker in MAKERS.items() if maker in before}
+    assert read <= made, f"{name} reads {read - made}, which nothing before it makes"
+
+
 def test_the_four_profiles(): assert set(PROFILES) >= {"smoke", "cpu", "gpu", "paper"}
 
 
