@@ -7,6 +7,7 @@ import choix
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -14,9 +15,11 @@ from study_material import a_vote, small_study
 
 from deeplandscape.core import InputError
 from deeplandscape.report.figures import beside, published
+from deeplandscape.study import commands
 from deeplandscape.study.analysis import agreement_of_votes, analyse_study, bradley_terry, gains, win_shares
 from deeplandscape.study.ingest import ingest_votes, votes_that_count
 from deeplandscape.study.intervals import share_interval, wilson
+from deeplandscape.study.material import StudyItem
 from deeplandscape.study.plan import (ABLATION, NOT_IN_PAPER, OURS, PARTS, StudyRules, balanced_sides,
                                       check_rules, cut_seats, make_study, one_round, read_study)
 from deeplandscape.study.power import CLIPS, EACH, largest_correlation, paper_difference, paper_intervals
@@ -335,3 +338,12 @@ def test_the_whole_way_through_files(tmp_path):
     assert counts["read"] == len(votes) == len(read)
     key = ["assessor", "question"]
     assert (read.sort_values(key).won.values == votes.sort_values(key).won.values).all()
+
+
+def test_samples_of_the_generator_differ_by_photograph_and_not_by_run(monkeypatch):
+    "A preparation that goes on after an interruption must neither repeat a sample nor draw other ones."
+    monkeypatch.setattr(commands, "_sampler", lambda G, side, seed: lambda number: [seed + number] * 200)
+    items = [StudyItem(name, torch.zeros(3, 8, 8)) for name in ("china", "landscape 0", "landscape 1")]
+    whole, late = commands._Drawn(None, 8, 3), commands._Drawn(None, 8, 3)
+    numbers = [whole(item, 100, 1.0) for item in items]
+    assert len({n[0] for n in numbers}) == 3 and late(items[2], 100, 1.0) == numbers[2]

@@ -8,6 +8,7 @@ __all__ = ['study_app', 'STUDY_SIZES', 'RealClips', 'OtherPrograms', 'Registered
            'study_plan', 'study_serve', 'study_export', 'study_ingest', 'study_analyse']
 
 # %% ../../nbs/989_commands.ipynb #072138a1
+import hashlib
 import importlib
 import json
 from dataclasses import dataclass, replace
@@ -90,9 +91,10 @@ def _synthetic(ablations, generators, side, seed, device):
 class _Drawn:
     "Samples of our generator under the names of photographs, for the real or fake questions."
     speeds, aligned = False, False
-    def __init__(self, G, side, seed): self.draw, self.numbers = _sampler(G, side, seed), {}
+    def __init__(self, G, side, seed): self.draw = _sampler(G, side, seed)
     def __call__(self, item, frames, speed):
-        return self.draw(self.numbers.setdefault(item.name, len(self.numbers)))[:frames]
+        # by name, so that a preparation that goes on after an interruption repeats no video
+        return self.draw(int(hashlib.sha256(item.name.encode()).hexdigest()[:6], 16))[:frames]
 
 # %% ../../nbs/989_commands.ipynb #0fd77ebc
 RealClips = Annotated[Optional[Path], typer.Option(
