@@ -109,8 +109,9 @@ def signalled(pid, number):
 
 
 def still_there(pid):
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
-    return state[:1] not in ("Z", "")
+    "A zombie with threads (l) has not closed its files yet, locks among them."
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return bool(state) and (state[0] != "Z" or "l" in state)
 
 
 def parts(folder, names, suffixes=("json", "csv", "png", "mp4", "webp")):
