@@ -110,7 +110,8 @@ def signalled(pid, number):
 
 def still_there(pid):
     "A zombie with threads (l) has not closed its files yet, locks among them."
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    asked = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    state = asked.stdout.strip()
     return bool(state) and (state[0] != "Z" or "l" in state)
 
 
