@@ -179,7 +179,8 @@ def _study(seed, parts=("short",), people=SimulatedPeople(QUALITY), items=24, **
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, people",
-                         [("as people are", SimulatedPeople(QUALITY)),
+                         [("alike", SimulatedPeople(QUALITY, photograph=0, taste=0, lean=0, lean_spread=0,
+                                                    lapse=0)), ("as people are", SimulatedPeople(QUALITY)),
                           ("leaning and lapsing", SimulatedPeople(QUALITY, photograph=1.0, taste=1.0,
                                                                   lean=0.8, lean_spread=0.5, lapse=0.1))])
 def test_intervals_cover_what_they_promise(name, people):
