@@ -9,8 +9,8 @@ import torch
 from deeplandscape.experiments import comparison
 from deeplandscape.report.claims import claim_verdicts
 from deeplandscape.experiments.comparison import (
-    against_real, comparison_items, comparison_table, folder_clips, Judges, measure_clips, measured_curves,
-    pick_judges, RealClip, scene_clips, set_distance, Take)
+    against_real, comparison_items, comparison_table, folder_clips, measure_clips, measured_curves,
+    MetricNetworks, pick_metrics, RealClip, scene_clips, set_distance, Take)
 from deeplandscape.core import InputError
 from deeplandscape.media import from_uint8, to_uint8, write_video
 from deeplandscape.metrics.extractors import Extractor
@@ -45,13 +45,13 @@ def fake(monkeypatch): monkeypatch.setattr(comparison, "all_takes", fake_takes)
 
 
 def test_a_perfect_system_wins_everything(clips, fake, tmp_path):
-    judges = pick_judges()
-    rows = measure_clips(clips, EVERY, judges)
-    table = comparison_table(measured_curves(rows, judges, EVERY, resamples=2),
-                             against_real(rows, judges, resamples=2))
+    metrics = pick_metrics()
+    rows = measure_clips(clips, EVERY, metrics)
+    table = comparison_table(measured_curves(rows, metrics, EVERY, resamples=2),
+                             against_real(rows, metrics, resamples=2))
     at = table.set_index(["method", "metric", "frame"]).value
-    for metric, best in (("SSIM", 1), ("SSIM of the static part", 1), (judges.names["LPIPS"], 0),
-                         (judges.names["FID"], 0), (judges.names["FVD"], 0)):
+    for metric, best in (("SSIM", 1), ("SSIM of the static part", 1), (metrics.names["LPIPS"], 0),
+                         (metrics.names["FID"], 0), (metrics.names["FVD"], 0)):
         assert at["Ours (EOIF)", metric, ""] == pytest.approx(best, abs=1e-5)
         assert abs(at["Ours (EOIFS)", metric, ""] - best) > 1e-3
     line = lambda method, metric: at[method].loc[metric].sort_index()
@@ -59,7 +59,7 @@ def test_a_perfect_system_wins_everything(clips, fake, tmp_path):
             and line("Ours (EOIFS)", "static SSIM").iloc[-1] < 0.95)
     assert line("Ours (EOIF)", "static SSIM").equals(line("real clips", "static SSIM"))
     # as a result file: tables without points of curves, curves without tables; the claim about decay follows
-    items = comparison_items(rows, judges)
+    items = comparison_items(rows, metrics)
     save_result("a8_baselines", "cpu", table=table, items=items_table(items), output=tmp_path)
     assert (set(measured("a8_baselines", tmp_path).metric)
             == {*table[table.frame == ""].dropna(subset="value").metric}
@@ -74,8 +74,8 @@ def test_a_perfect_system_wins_everything(clips, fake, tmp_path):
 
 
 def test_the_order_of_clips_does_not_matter(clips, fake):
-    judges = pick_judges()
-    one, other = (against_real(measure_clips(order, EVERY, judges), judges, resamples=0)
+    metrics = pick_metrics()
+    one, other = (against_real(measure_clips(order, EVERY, metrics), metrics, resamples=0)
                   for order in (clips, clips[::-1]))
     for (system, condition, m), (*same, n) in zip(one, other):
         assert (same == [system, condition]
@@ -90,17 +90,17 @@ def test_stopped_in_the_middle(clips, monkeypatch, tmp_path):
         if len(seen) == 2 and not stopped: raise KeyboardInterrupt
         seen.append(clip.name)
         return fake_takes(clip)
-    judges, stopped = pick_judges(), []
+    metrics, stopped = pick_metrics(), []
     monkeypatch.setattr(comparison, "all_takes", counted)
-    with pytest.raises(KeyboardInterrupt): measure_clips(clips, EVERY, judges, tmp_path, "a")
+    with pytest.raises(KeyboardInterrupt): measure_clips(clips, EVERY, metrics, tmp_path, "a")
     stopped.append(True)
-    resumed = measure_clips(clips, EVERY, judges, tmp_path, "a")
+    resumed = measure_clips(clips, EVERY, metrics, tmp_path, "a")
     assert seen == [clip.name for clip in clips]
-    whole = measure_clips(clips, EVERY, judges)
+    whole = measure_clips(clips, EVERY, metrics)
     assert all(torch.equal(a[s][k].nan_to_num(-7), b[s][k].nan_to_num(-7)) for a, b in zip(resumed, whole)
                for s in b for k in b[s])
     seen.clear()
-    measure_clips(clips[:1], EVERY, judges, tmp_path, "another experiment")
+    measure_clips(clips[:1], EVERY, metrics, tmp_path, "another experiment")
     assert seen == [clips[0].name]
 
 
@@ -128,12 +128,12 @@ def test_published_networks_get_their_names_and_quirks(clips, fake):
     i3d = lambda batch: flat(batch).mean(1, keepdim=True)
     raft = Extractor("raft", lambda a, b: torch.zeros(len(a), 2, *a.shape[-2:]), "none", "-1..1", "a" * 64,
                      True)
-    judges = Judges(named("lpips", Net()), named("inception", flat), named("i3d", i3d), raft)
-    assert judges.names == {"LPIPS": "LPIPS", "FID": "FID", "FVD": "FVD"}
+    metrics = MetricNetworks(named("lpips", Net()), named("inception", flat), named("i3d", i3d), raft)
+    assert metrics.names == {"LPIPS": "LPIPS", "FID": "FID", "FVD": "FVD"}
     many = [RealClip(c.name, c.kind, c.frames.repeat(4, 1, 1, 1), c.masks, True) for c in clips]
-    rows = measure_clips(many, EVERY, judges)
+    rows = measure_clips(many, EVERY, metrics)
     assert min(seen) < -0.5 and any(v >= 0 for v in seen)
-    found = {m.protocol["metric"]: m.protocol for _, _, m in against_real(rows, judges, resamples=0)}
+    found = {m.protocol["metric"]: m.protocol for _, _, m in against_real(rows, metrics, resamples=0)}
     assert found["motion, half-widths a frame x 10^-3"]["flow"] == "raft"
     assert (found["LPIPS"]["paper_comparable"] and found["LPIPS"]["preset"] == "released"
             and {"FID", "FVD", "SSIM"} <= set(found))

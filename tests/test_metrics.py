@@ -280,10 +280,11 @@ def test_trap_05_resizing_is_named():
 
 
 def test_trap_06_masks():
-    judge = lambda a, b: (a - b).square().mean(1, keepdim=True)
+    network = lambda a, b: (a - b).square().mean(1, keepdim=True)
     ones = torch.ones(2, 1, 32, 32)
-    torch.testing.assert_close(lpips_distance(X, Y, ones, judge=judge), lpips_distance(X, Y, judge=judge))
-    assert lpips_distance(X, Y, 0 * ones, judge=judge).isnan().all()
+    torch.testing.assert_close(lpips_distance(X, Y, ones, network=network),
+                               lpips_distance(X, Y, network=network))
+    assert lpips_distance(X, Y, 0 * ones, network=network).isnan().all()
     empty = measure(masked_ssim(X, Y, 0 * ones), "SSIM")
     assert (math.isnan(empty.value) and "empty" in empty.protocol["reason"]
             and empty.as_dict()["value"] is None)

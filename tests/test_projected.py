@@ -178,7 +178,7 @@ def test_heads_separate_what_differs():
     optimizer = torch.optim.Adam(D.parameters(), 2e-3, betas=(0.0, 0.99))
     losses = []
     for _ in range(40):
-        kinds = [hinge(D.judge_still(D.mixing(net(x)), x), real)
+        kinds = [hinge(D.still_logits(D.mixing(net(x)), x), real)
                  for x, real in ((bright, True), (dark, False))]
         loss = sum(sum(k.values()) for k in kinds)
         optimizer.zero_grad()

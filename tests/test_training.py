@@ -17,7 +17,7 @@ from lightning.fabric import Fabric
 
 from deeplandscape.training import loop
 from deeplandscape.core import InputError, use_threads
-from deeplandscape.files import load_tensors, save_tensors
+from deeplandscape.files import load_tensors, save_tensors, weights_path
 from deeplandscape.data.store import Store
 from deeplandscape.data.prepare import prepare_store
 from deeplandscape.model.generator import GeneratorConfig
@@ -225,6 +225,7 @@ def test_other_settings_are_refused_and_older_checkpoints_read(sources, tmp_path
     file = tmp_path / "checkpoint.safetensors"
     tensors, meta = load_tensors(file)
     del meta["config"]["average_starts"], meta["sums"]              # as the first version wrote it
+    meta["config"]["judges_first"] = meta["config"].pop("discriminators_first")     # its former name
     save_tensors(file, tensors, meta)
     assert load_checkpoint(file, Networks(TINY, Fabric(accelerator="cpu", devices=1))) == dict(
         seen=8, step=2)
@@ -236,6 +237,9 @@ def test_small_checkpoints_of_the_first_version():
     del old["average_starts"]
     assert loop.changed_settings(old, SMALL) == []
     assert loop.changed_settings(old | dict(unheard=1), SMALL) == ["unheard"]
+    shipped = load_tensors(weights_path("generator"))[1]["training"]
+    assert "judges_first" in shipped and "discriminators_first" in loop.changed_settings(shipped, SMALL)
+    assert "judges_first" not in loop.changed_settings(shipped, SMALL)
 
 
 # --- several processes ---

@@ -111,7 +111,7 @@ def landscape_clips(
     clips = {kind: [clip for store in stores for clip in store_clips(store, r)]
              + rendered_clips(plan.scenes, r, kind) for kind, r in sizes.items()}
     if not clips["motion"]:
-        raise InputError("There is nothing that moves to learn from; give clips or set scenes.")
+        raise InputError("There are no clips to learn motion from; give clips or set scenes.")
     held = [clip for store in stores for clip in store_clips(store, plan.motion.resolution, "val")]
     scenes = rendered_clips(12 if plan.scenes else 0, plan.motion.resolution, split="val")
     return clips | {"held": held + scenes}

@@ -47,7 +47,7 @@ def compare_command(
     refuse_rows(system, size, pairs)
     for folder in (out, save, first_frames):
         if folder is not None: check_folder(folder)
-    found = clips_to_judge(clips, count, side, last, every)
+    found = clips_to_compare(clips, count, side, last, every)
     if first_frames is not None:
         written = save_first_frames(found, first_frames)
         return typer.echo(f"wrote {len(written)} photographs into {first_frames}")
@@ -67,7 +67,7 @@ def refuse_rows(system, size, pairs):
     if size not in SYSTEM_SIZES: raise InputError(f"size is one of {', '.join(SYSTEM_SIZES)}, not {size!r}.")
 
 
-def clips_to_judge(clips, count, side, last, every):
+def clips_to_compare(clips, count, side, last, every):
     "Rendered clips, or those of a folder."
     from deeplandscape.experiments.comparison import folder_clips, scene_clips
     return folder_clips(clips, count, side, last, every) if clips else scene_clips(count, side, last, every)
@@ -77,7 +77,7 @@ def rows_of(clips, pairs, system, ours, size, save, every, networks, seed, devic
     "The measurements of each clip, and the networks of the metrics."
     from deeplandscape.baselines.registry import reference_scenes
     from deeplandscape.baselines.systems import SystemSettings
-    from deeplandscape.experiments.comparison import measure_clips, pick_judges, SYSTEMS, system_take
+    from deeplandscape.experiments.comparison import measure_clips, pick_metrics, SYSTEMS, system_take
     from deeplandscape.experiments.given_frames import GivenFrames
     given = {name: GivenFrames(name, folder, every).check(clips) for name, folder in pairs.items()}
     moving = [n for n in system if n in ("TS", "LDS", "LDS, closed loop")]
@@ -88,12 +88,12 @@ def rows_of(clips, pairs, system, ours, size, save, every, networks, seed, devic
             if save: save_take(take, clip, Path(save) / name)
             return take
         return make
-    judges = pick_judges(networks, device)
+    metrics = pick_metrics(networks, device)
     given |= {name: made(name) for name in system}
     more = {"device": device} if ours else {}
-    rows = measure_clips(clips, every, judges, variants=SYSTEMS if ours else (), count=1, seed=seed,
+    rows = measure_clips(clips, every, metrics, variants=SYSTEMS if ours else (), count=1, seed=seed,
                          given=given, **more)
-    return rows, judges
+    return rows, metrics
 
 
 def save_take(take, clip, folder):
@@ -105,11 +105,11 @@ def save_take(take, clip, folder):
     for n, frame in enumerate(take.videos[0]): save_image(from_uint8(frame), place / f"{n:03d}.png")
 
 # %% ../../nbs/988_comparing.ipynb #4e0866eb
-def write_comparison(rows, judges, every, seed, out):
+def write_comparison(rows, metrics, every, seed, out):
     "Write table and curves to a folder; returns the table as text."
     from deeplandscape.experiments.comparison import against_real, comparison_table, measured_curves
-    over_time = measured_curves(rows, judges, every, seed)
-    table = comparison_table(over_time, against_real(rows, judges, seed=seed))
+    over_time = measured_curves(rows, metrics, every, seed)
+    table = comparison_table(over_time, against_real(rows, metrics, seed=seed))
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "table.csv", index=False)
     draw_comparison(table, out / "curves.png")

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SYSTEMS', 'WHEN', 'RealClip', 'framed', 'scene_clips', 'folder_clips', 'Take', 'directions_of', 'all_moving',
-           'animate_clip', 'system_take', 'all_takes', 'Judges', 'pick_judges', 'measure_take', 'measure_clips',
-           'set_distance', 'gathered', 'measured_curves', 'against_real', 'comparison_table', 'seconds_of',
-           'protocols_of', 'comparison_items', 'masks_found']
+           'animate_clip', 'system_take', 'all_takes', 'MetricNetworks', 'pick_metrics', 'measure_take',
+           'measure_clips', 'set_distance', 'gathered', 'measured_curves', 'against_real', 'comparison_table',
+           'seconds_of', 'protocols_of', 'comparison_items', 'masks_found']
 
 # %% ../../nbs/89_comparison.ipynb #ad58a902
 import hashlib
@@ -241,7 +241,7 @@ def all_takes(
 
 # %% ../../nbs/89_comparison.ipynb #710232df
 @dataclass(frozen=True)
-class Judges:
+class MetricNetworks:
     "The networks behind the metrics."
     perceptual: Extractor     # LPIPS, or embedded
     features: Extractor       # of single frames
@@ -263,13 +263,13 @@ class Judges:
                 "FVD": distance_name("frechet", self.video)}
 
 
-def _place_of(judge): return next(judge.compute.parameters()).device
+def _place_of(network): return next(network.compute.parameters()).device
 
 
-def pick_judges(
+def pick_metrics(
     networks: str = "embedded",     # "embedded", "standard", or "auto": the published ones that are here
     device: str | torch.device = "cpu",  # where they compute
-) -> Judges:
+) -> MetricNetworks:
     "The networks by which animations are measured."
     if networks not in ("embedded", "standard", "auto"):
         raise InputError(f"networks must be embedded, standard or auto, not {networks!r}.")
@@ -279,34 +279,34 @@ def pick_judges(
     names = pick("embedded", "lpips", "lpips", "vgg16"), pick("embedded",
                                                               "inception"), pick("embedded-video", "i3d")
     flow = pick("dis", "raft")
-    return Judges(*(extractor(name, str(device)) for name in names),
+    return MetricNetworks(*(extractor(name, str(device)) for name in names),
                   flow if flow == "dis" else extractor(flow, str(device)))
 
 # %% ../../nbs/89_comparison.ipynb #1c686f10
 def measure_take(
     take: Take,                 # of one system
     clip: RealClip,             # the clip it is compared with
-    judges: Judges,             # the networks
+    metrics: MetricNetworks,    # the networks
     every: int,                 # frames between those of the clip
     preset: str | Preset = "released",  # of the numbers beside the paper's
 ) -> dict:                      # name -> (D, T), (D, T, d), (D, d) or (D,)
     "All measurements of one system on one clip."
     p, static, real, rows = preset_of(preset), clip.static, from_uint8(clip.frames), []
-    fed = p.fed if judges.perceptual.standard else "-1..1"
-    contrast = p.contrast if judges.features.standard else 1.0
+    fed = p.fed if metrics.perceptual.standard else "-1..1"
+    contrast = p.contrast if metrics.features.standard else 1.0
     for d, video in enumerate(from_uint8(take.videos)):
-        flow, moving = optical_flow(video[:5], method=judges.flow), 1 - static
+        flow, moving = optical_flow(video[:5], method=metrics.flow), 1 - static
         asked = (wind_asked_for(take.homographies[d], video.shape[-2:], every)
                  if take.homographies else torch.full((2, 1, 1), torch.nan))
         rows.append(dict(
             static_ssim=static_consistency(video, static, "ssim", real[:1]),
-            static_lpips=judges.distance(real[:1].expand_as(video), video,
+            static_lpips=metrics.distance(real[:1].expand_as(video), video,
                                          static.expand(len(video), -1, -1, -1)),
             ssim=masked_ssim(real, video, static, p.mask, p.border),
             near_ssim=masked_ssim(real, video, static),
-            lpips=judges.distance(real, video, static, p.mask, fed),
-            features=pooled_features(video, judges.features, contrast=contrast, span="-1..1"),
-            video=clip_features([video], judges.video, min(16, len(video)))[0],
+            lpips=metrics.distance(real, video, static, p.mask, fed),
+            features=pooled_features(video, metrics.features, contrast=contrast, span="-1..1"),
+            video=clip_features([video], metrics.video, min(16, len(video)))[0],
             motion=torch.tensor(motion_amount(flow, moving) / every),
             wind=torch.tensor(flow_error(flow, asked, moving)["relative"])))
     return {name: torch.stack([row[name].double() for row in rows]) for name in rows[0]}
@@ -315,7 +315,7 @@ def measure_take(
 def measure_clips(
     clips: list,                # of RealClip
     every: int,                 # frames between those of a clip
-    judges: Judges,             # the networks
+    metrics: MetricNetworks,    # the networks
     folder: str | Path | None = None,  # for finished clips; None: nothing is saved
     key: object = "",           # identifies the experiment; any JSON value
     preset: str | Preset = "released",  # of the numbers beside the paper's
@@ -332,7 +332,7 @@ def measure_clips(
             takes, masks = all_takes(clip, every=every, **options)
             picks = torch.linspace(0, len(clip.frames) - 1, columns).round().long()
             kept = {f"{name}|{k}": v for name, take in takes.items()
-                    for k, v in measure_take(take, clip, judges, every, preset).items()}
+                    for k, v in measure_take(take, clip, metrics, every, preset).items()}
             kept |= {f"{name}|seconds": torch.tensor(take.seconds)
                      for name, take in takes.items() if take.seconds}
             kept |= ({f"{name}|frames": take.videos[0, picks] for name, take in takes.items()}
@@ -379,13 +379,13 @@ def gathered(
 # %% ../../nbs/89_comparison.ipynb #c5b08eaf
 def measured_curves(
     rows: list,             # of `measure_clips`
-    judges: Judges,         # as for `measure_clips`
+    metrics: MetricNetworks,  # as for `measure_clips`
     every: int,             # frames between those measured
     seed: int = 0,          # of the bootstraps
     resamples: int = 30,    # of the distances between sets
 ) -> list:                  # of (system, frame, Measurement)
     "The left and middle of Figure 7, and Figure 9: the first frame against the n-th."
-    names, found = judges.names, []
+    names, found = metrics.names, []
     first = gathered(rows, "real clips", "features")[:, 0, :1]
     for system in (s for s in rows[0] if s != "ours"):
         ssim, lpips, y = (gathered(rows, system, what)
@@ -396,9 +396,9 @@ def measured_curves(
             found += [(system, t * every, m)
                       for m in (measure(ssim[:, :, t].nanmean(1), "static SSIM", seed, mask="area", **known),
                                 measure(lpips[:, :, t].nanmean(1), f"static {names['LPIPS']}",
-                                        seed, mask="area", **known, **judges.perceptual.protocol),
+                                        seed, mask="area", **known, **metrics.perceptual.protocol),
                                 set_distance(first, y[:, :, t:t + 1], f"{names['FID']} to the first frames",
-                                             resamples, seed, **known, **judges.features.protocol))]
+                                             resamples, seed, **known, **metrics.features.protocol))]
     return found
 
 # %% ../../nbs/89_comparison.ipynb #45675925
@@ -407,13 +407,13 @@ WHEN = "I_n against Î_n, mean over time"     # heading of the paper's table
 
 def against_real(
     rows: list,             # of `measure_clips`
-    judges: Judges,         # as for `measure_clips`
+    metrics: MetricNetworks,  # as for `measure_clips`
     preset: str | Preset = "released",  # as for `measure_clips`
     seed: int = 0,          # of the bootstraps
     resamples: int = 30,    # of the distances between sets
 ) -> list:                  # of (system, condition, Measurement)
     "The right of Figure 7, the SSIM over the static mask, and the amount of motion."
-    names, found, p, flow = judges.names, [], preset_of(preset), getattr(judges.flow, "name", judges.flow)
+    names, found, p, flow = metrics.names, [], preset_of(preset), getattr(metrics.flow, "name", metrics.flow)
     real, clips = (gathered(rows, "real clips", what)[:, 0] for what in ("features", "video"))
     for system in (s for s in rows[0] if s != "ours"):
         of = lambda what: gathered(rows, system, what)
@@ -422,11 +422,11 @@ def against_real(
         if system != "real clips":
             found += [(system, WHEN, m) for m in (
                 set_distance(clips[:, None], of("video")[:, :, None], names["FVD"],
-                             resamples, seed, **judges.video.protocol),
-                mean("lpips", names["LPIPS"], preset=p.name, mask=p.mask, **judges.perceptual.protocol),
+                             resamples, seed, **metrics.video.protocol),
+                mean("lpips", names["LPIPS"], preset=p.name, mask=p.mask, **metrics.perceptual.protocol),
                 mean("ssim", "SSIM", preset=p.name, mask=p.mask, border=p.border),
                 set_distance(real, of("features"), names["FID"], resamples, seed,
-                             preset=p.name, **judges.features.protocol),
+                             preset=p.name, **metrics.features.protocol),
                 mean("near_ssim", "SSIM of the static part", mask="area", border="partial"))]
         found.append((system, "", mean("motion", "motion, half-widths a frame x 10^-3", flow=flow)))
         found[-1] = found[-1][:2] + (_times(found[-1][2], 1000),)
@@ -468,12 +468,12 @@ def protocols_of(
 # %% ../../nbs/89_comparison.ipynb #9c13016e
 def comparison_items(
     rows: list,             # of `measure_clips`
-    judges: Judges,         # as for `measure_clips`
+    metrics: MetricNetworks,  # as for `measure_clips`
 ) -> dict:                  # (system, metric) -> (C,)
     "The values of each clip."
     ends, found = {"first": 0, "last": -1}, {}
-    names = {"static_ssim": "static SSIM", "static_lpips": f"static {judges.names['LPIPS']}"}
-    means = {"ssim": "SSIM", "near_ssim": "SSIM of the static part", "lpips": judges.names["LPIPS"]}
+    names = {"static_ssim": "static SSIM", "static_lpips": f"static {metrics.names['LPIPS']}"}
+    means = {"ssim": "SSIM", "near_ssim": "SSIM of the static part", "lpips": metrics.names["LPIPS"]}
     for system in (s for s in rows[0] if s != "ours"):
         of = lambda what: gathered(rows, system, what)
         found |= {(system, f"{name}, {end} frame"): of(what)[:, :, at].nanmean(1)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HOURS', 'picture_features', 'LightReader', 'measure_sweeps', 'meaning_table', 'coordinate_names', 'clear', 'still',
-           'opposite', 'above', 'hours_seen', 'profile_cosine', 'judge_statements']
+           'opposite', 'above', 'hours_seen', 'profile_cosine', 'statement_verdicts']
 
 # %% ../../nbs/57_meaning.ipynb #eea307cf
 from collections.abc import Sequence
@@ -179,7 +179,7 @@ def profile_cosine(
     return float(abs(a @ b) / np.sqrt((a @ a) * (b @ b)))
 
 # %% ../../nbs/57_meaning.ipynb #3345a3dc
-def judge_statements(
+def statement_verdicts(
     rows: list[dict],     # of `meaning_table`
     sweeps: dict,         # of `measure_sweeps`
     pair: dict,           # numbers on the grid of coordinates 1 and 2, each (49, B)

@@ -144,12 +144,12 @@ def lpips_distance(
     mode: str = "area",      # "area": mean over the mask; "released": masked pictures, mean over all
     fed: str = "-1..1",      # range given to the network; "0..1" as the released program does
     span: str = "auto",      # range of x and y, see `as_pictures`
-    judge: Callable | None = None,  # x, y -> (B, 1, H, W); None: LPIPS with the published weights
+    network: Callable | None = None,  # x, y -> (B, 1, H, W); None: LPIPS with the published weights
     device: str | torch.device = "cpu",  # where it computes
 ) -> torch.Tensor:
     "LPIPS (VGG16, version 0.1) of each pair, (B,); NaN where the mask is empty."
     x, y, weight, there = _pair(x, y, mask, mode, fed, span)
-    judge = judge or extractor("lpips", device)
-    where = torch.cat([judge(a.to(device), b.to(device)).cpu()
+    network = network or extractor("lpips", device)
+    where = torch.cat([network(a.to(device), b.to(device)).cpu()
                        for a, b in zip(x.split(16), y.split(16))]).to(weight)
     return ((where * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp_min(1e-8)).where(there, torch.nan)

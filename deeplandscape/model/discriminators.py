@@ -75,7 +75,7 @@ class Discriminator(nn.Module):
     "D_st (frames=1) on (B, 3, R, R), or D_dyn (frames=2) on (B, 2, 3, R, R) -> scores (B, 1)."
     def __init__(self,
                  config: GeneratorConfig,  # its resolution and channels
-                 frames: int = 1):    # images judged together
+                 frames: int = 1):    # images in one input
         super().__init__()
         self.config, self.frames = config, frames
         channels = config.channels[:config.levels]
@@ -93,7 +93,7 @@ class Discriminator(nn.Module):
         images = images[:, None] if images.dim() == 4 else images
         if images.shape[1] != self.frames:
             raise InputError(
-                f"This discriminator judges {self.frames} images together, not {images.shape[1]}.")
+                f"This discriminator takes {self.frames} images together, not {images.shape[1]}.")
         x = self.enter(images, level)
         for i in range(level, 0, -1):
             x = self.blocks[i - 1](x)

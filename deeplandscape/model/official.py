@@ -122,8 +122,8 @@ def discriminator_from_official(
     channels = tuple(len(state[f"from_rgb.{total - 1 - i}.conv.bias"]) * frames for i in range(total))
     expected = state[f"progression.{total - 1}.conv1.0.conv.weight_orig"].shape[1] - 1
     if channels[0] != expected:
-        judged = frames * expected // channels[0]
-        raise InputError(f"These weights judge {judged} images together, not {frames}; pass frames={judged}.")
+        taken = frames * expected // channels[0]
+        raise InputError(f"These weights take {taken} images together, not {frames}; pass frames={taken}.")
     config, last = GeneratorConfig(resolution, channels=channels), f"progression.{total - 1}"
     names = pair("score.conv", f"{last}.conv1.0.conv") | pair("score.full", f"{last}.conv2.0.conv")
     names |= pair("score.linear", "linear.linear")

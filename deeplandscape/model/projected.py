@@ -167,14 +167,14 @@ class ProjectedDiscriminators(nn.Module):
                                   for w, s in zip(widths, sizes))
         self.pair_colours = ColourHead(6, config.width, deviation=False)
 
-    def judge_still(self, mixed: list[Tensor], images: Tensor) -> dict[str, list[Tensor]]:
+    def still_logits(self, mixed: list[Tensor], images: Tensor) -> dict[str, list[Tensor]]:
         "D_st: mixed maps and their images (B, 3, R, R) -> logits by kind."
         gain = self.config.gain
         features = [head(m) for head, m in zip(self.still, mixed)]
         return dict(features=features, pixels=[gain * self.pixels(images)],
                     colours=[gain * self.colours(images)])
 
-    def judge_pair(self, mixed: list[Tensor], images: Tensor) -> dict[str, list[Tensor]]:
+    def pair_logits(self, mixed: list[Tensor], images: Tensor) -> dict[str, list[Tensor]]:
         "D_dyn: mixed maps and images of 2B frames -> logits."
         small = F.avg_pool2d(images, images.shape[-1] // 16)
         features = [head(join(m)) for head, m in zip(self.pair, mixed)]

@@ -19,6 +19,11 @@ from ..files import load_state, weights_path
 from ..model.features import FrozenFeatures, load_features
 
 # %% ../../nbs/741_esrgan.ipynb #a0695d45
+def _translate(module, state, prefix, *_):
+    "Weights of an earlier version have `judge` for `score`."
+    for name in [name for name in state if name.startswith(f"{prefix}judge.")]:
+        state[name.replace("judge.", "score.")] = state.pop(name)
+
 @dataclass(frozen=True)
 class PatchCriticConfig:
     "Sizes of the discriminator; the defaults are ESRGAN's."
@@ -41,13 +46,14 @@ class PatchCritic(nn.Module):
             layers += [nn.Conv2d(now, now, 4, 2, 1, bias=False), nn.BatchNorm2d(now), nn.LeakyReLU(0.2)]
             before = now
         self.features = nn.Sequential(*layers)
-        self.judge = nn.Sequential(nn.Linear(16 * before, config.hidden), nn.LeakyReLU(0.2),
+        self.score = nn.Sequential(nn.Linear(16 * before, config.hidden), nn.LeakyReLU(0.2),
                                    nn.Linear(config.hidden, 1))
+        self.register_load_state_dict_pre_hook(_translate)
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[-1] != self.config.patch:
             raise InputError(f"This discriminator takes {self.config.patch} px, not {images.shape[-1]} px.")
-        return self.judge(self.features((images + 1) / 2).flatten(1))
+        return self.score(self.features((images + 1) / 2).flatten(1))
 
 # %% ../../nbs/741_esrgan.ipynb #4f72bf09
 def relativistic_loss(

@@ -134,7 +134,7 @@ def save_superres(
     dtype: torch.dtype = torch.float32,  # torch.float16 halves the file
 ) -> Path:
     "Write a network: weights as safetensors, configuration and `meta` as JSON inside."
-    save_network(path, net, "superres", meta, dtype)
+    return save_network(path, net, "superres", meta, dtype)
 
 def load_superres(
     path: str | Path,    # a file, or a name in the weight registry

@@ -81,8 +81,8 @@ class SuperresPair(nn.Module):
         if phase.perceptual: found["perceptual"] = phase.perceptual * perceptual(made, large)
         if self.critic is None or not self.training: return found
         held = {name: p.detach() for name, p in self.critic.named_parameters()}
-        judge = lambda x: functional_call(self.critic, held, (x,))
-        found["adversarial"] = phase.adversarial * relativistic_loss(judge(made), judge(large).detach())
+        score = lambda x: functional_call(self.critic, held, (x,))
+        found["adversarial"] = phase.adversarial * relativistic_loss(score(made), score(large).detach())
         return found | {"critic": relativistic_loss(self.critic(large), self.critic(made.detach()))}
 
 # %% ../../nbs/742_superres_training.ipynb #7a1c33e0
@@ -130,14 +130,14 @@ def train_superres(
         net, critic = RRDBNet(config.network).to(device), PatchCritic(config.critic).to(device)
     known = {**(about or {}), "network": asdict(config.network), "seed": config.seed, "plain": config.plain,
              "features": config.features}
-    for name, phase, judge in ("soft", config.soft, None), ("sharp", config.sharp, critic):
+    for name, phase, D in ("soft", config.soft, None), ("sharp", config.sharp, critic):
         path, draw = folder and Path(folder) / f"{name}.safetensors", pairs.draw(phase.batch, phase.patch,
             config.plain, config.seed)
         if resume and path and path.exists(): net.load_state_dict(finished_phase(path,
             known | {"steps": phase.steps}, device))
         else:
             perceptual = deep_features(config.features, device) if phase.perceptual else None
-            history = train_phase(SuperresPair(net, judge), phase, draw, perceptual, path, resume, config,
+            history = train_phase(SuperresPair(net, D), phase, draw, perceptual, path, resume, config,
                                   known, name, device)
             net.meta = {**known, "phase": name, "steps": phase.steps, "history": history}
             if path: save_superres(path, net)

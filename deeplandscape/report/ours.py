@@ -22,10 +22,10 @@ def beyond(values: dict) -> list:
     "The properties of the generator that go beyond the paper."
     data, config = values.get("data") or {}, values.get("config") or {}
     clips = data.get("clips") if isinstance(data, dict) and isinstance(data.get("clips"), dict) else {}
-    judges, begun, times = (values.get(key) for key in ("discriminators", "begun_with", "amplified"))
+    kind, begun, times = (values.get(key) for key in ("discriminators", "begun_with", "amplified"))
     said = {"a gate on S_dyn": config.get("dynamic_gate"),
             "pairs of photographs with mirrored skies": clips.get("mirrored skies"),
-            f"discriminators: {judges}": judges, f"begun with {begun}": begun,
+            f"discriminators: {kind}": kind, f"begun with {begun}": begun,
             f"S_dyn made {times} times stronger after the training": times}
     return [text for text, there in said.items() if there]
 

@@ -143,7 +143,7 @@ class Networks:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             G = Generator(config.generator, fused=config.projected is not None)
-            D = [Discriminator(config.judges, frames) for frames in (1, 2)]
+            D = [Discriminator(config.discriminator, frames) for frames in (1, 2)]
             self.features, P = projected_discriminators(config, precision == "bf16-mixed", fabric.device)
         place = lambda module: module.to(fabric.device, memory_format=torch.channels_last)
         self.G_ema = place(copy.deepcopy(G).requires_grad_(False).eval())

@@ -64,7 +64,7 @@ def step_cost(
     "Counted operations and saved activations of one training step."
     size, b = config.generator.size(level), 2
     with torch.device("meta"):
-        G, D = Generator(config.generator), Discriminator(config.judges, frames)
+        G, D = Generator(config.generator), Discriminator(config.discriminator, frames)
         noise = lambda *shape: torch.empty(b * frames, *shape)
         maps = [noise(1, config.generator.size(i), config.generator.size(i)) for i in range(level + 1)]
         latents = Latents(noise(config.generator.z_st_dim), noise(config.generator.z_dyn_dim), maps, maps)

@@ -22,12 +22,12 @@ from .schedule import at, level_entries, Stage
 
 # %% ../../nbs/63_projected.ipynb #02a50259
 def hinge(
-    judged: dict[str, list[Tensor]],   # logits of each head, by kind
+    logits: dict[str, list[Tensor]],   # of each head, by kind
     real: bool,                        # whether the images are real
 ) -> dict[str, Tensor]:  # the loss of each kind: mean over the logits of a head, sum over the heads
     "Hinge loss of the discriminators."
     sign = 1 if real else -1
-    return {kind: sum(F.relu(1 - sign * logit).mean() for logit in logits) for kind, logits in judged.items()}
+    return {kind: sum(F.relu(1 - sign * head).mean() for head in heads) for kind, heads in logits.items()}
 
 # %% ../../nbs/63_projected.ipynb #5194aa5d
 def across(nets, x):
@@ -105,10 +105,10 @@ def heads_loss(
 ) -> dict[str, Tensor]:
     "The hinge losses of all heads, by kind."
     with torch.no_grad(): seen = [views(nets, D, r) for r in real]
-    losses = [hinge(D.judge_still(*seen[0]), True), hinge(D.judge_still(*fake), False)]
+    losses = [hinge(D.still_logits(*seen[0]), True), hinge(D.still_logits(*fake), False)]
     if len(seen) > 1:
-        fakes = [hinge(D.judge_pair(*v), False)["pairs"] for v in (fake, *seen[2:])]
-        losses += [hinge(D.judge_pair(*seen[1]), True), dict(pairs=sum(fakes) / len(fakes))]
+        fakes = [hinge(D.pair_logits(*v), False)["pairs"] for v in (fake, *seen[2:])]
+        losses += [hinge(D.pair_logits(*seen[1]), True), dict(pairs=sum(fakes) / len(fakes))]
     return {kind: sum(l[kind] for l in losses if kind in l)
             for kind in dict.fromkeys(k for l in losses for k in l)}
 
@@ -122,8 +122,8 @@ def generator_loss(
 ) -> tuple[Tensor, dict]:   # the loss, and values to log
     "The loss of G: minus the logits, a penalty outside [-1, 1], and with pairs the land losses."
     config = nets.config.projected
-    judged = D.judge_still(*fake) | (D.judge_pair(*fake) if same_light is not None else {})
-    kinds = {kind: -sum(logit.mean() for logit in logits) for kind, logits in judged.items()}
+    logits = D.still_logits(*fake) | (D.pair_logits(*fake) if same_light is not None else {})
+    kinds = {kind: -sum(head.mean() for head in heads) for kind, heads in logits.items()}
     loss = sum(w * kinds[kind] for w, kind in zip(config.weights, ("features", "pixels", "colours", "pairs"))
                if kind in kinds)
     loss = loss + config.bound * F.relu(images.abs() - 1).square().mean()

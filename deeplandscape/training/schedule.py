@@ -76,7 +76,7 @@ class TrainConfig:
     crops: float = 0.5                     # probability that a pairwise D step gets crop pairs as its fakes
     average_starts: str = "live"           # weights from which a new level's average starts: live or initial
     discriminator_channels: tuple = ()     # of level 0, 1, ...; empty: those of G, as in the paper
-    judges_first: int = 0                  # first images, which train D alone, for a G already trained
+    discriminators_first: int = 0          # first images, which train D alone, for a G already trained
     projected: ProjectedConfig | None = None   # discriminators on frozen features (beyond the paper)
     shared: tuple[float, float] = (0.0, 0.0)   # share of fake pairs with one z_dyn, one S_dyn (paper: 0)
 
@@ -91,7 +91,7 @@ class TrainConfig:
                              f"{self.first_resolution}.")
         check_values(self)
     @property
-    def judges(self) -> GeneratorConfig:
+    def discriminator(self) -> GeneratorConfig:
         "The sizes of the two discriminators."
         return replace(self.generator, channels=self.discriminator_channels or self.generator.channels)
 
@@ -197,7 +197,7 @@ GPU = replace(SMALL, generator=GeneratorConfig(resolution=128, channels=(256, 25
 GATED = replace(SMALL, generator=replace(SMALL.generator, dynamic_gate=True), pairs=(0.5, 0.4),
                 shared=(1 / 3, 1 / 3))
 TUNED = replace(GATED, first_resolution=64, fade_images=((64, 8_000),), stable_images=((64, 400_000),),
-                judges_first=6_400, shared=(0.68, 0.09),
+                discriminators_first=6_400, shared=(0.68, 0.09),
                 ema=((64, 0.9997),), r1_gamma=((64, 0.6),), mapping_lr=0.0, cool=150_000)
 OVERNIGHT = replace(
     GATED, generator=GeneratorConfig(resolution=128, z_dim=64, w_dim=128, channels=(256, 128, 96, 64, 32, 32),
