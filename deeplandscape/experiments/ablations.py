@@ -28,9 +28,9 @@ from ..metrics.distances import distance_name, frechet_distance, pooled_features
 # %% ../../nbs/81_ablations.ipynb #a6ce20be
 @dataclass(frozen=True)
 class Views:
-    "Images of scenes under several draws of the dynamic latents."
+    "Images of scenes under several samples of the dynamic latents."
     grid: torch.Tensor      # (n, n_d, 3, H, W) in [-1, 1]: a scene in each row
-    alone: torch.Tensor     # (n, 3, H, W): the first of the row with S_dyn alone drawn anew
+    alone: torch.Tensor     # (n, 3, H, W): the first of the row with only S_dyn resampled
     static: torch.Tensor    # (n, 1, H, W) of 0 and 1: the static region of the first
 
 # %% ../../nbs/81_ablations.ipynb #cbe2cea0
@@ -41,10 +41,10 @@ OTHER = 1_000_000      # from the seed of a scene to that of its next dynamic dr
 def generated_views(
     G: Generator,
     scenes: Sequence[int],  # n integers, one for each scene
-    dynamic: int,       # draws of the dynamic latents, at least 2
+    dynamic: int,       # samples of the dynamic latents, at least 2
     segment: Callable,  # images (B, 3, H, W) -> (B, 3, H, W) static, sky, water
 ) -> Views:             # on the CPU
-    "Images of a model, several draws of the dynamic latents for each scene."
+    "Images of a model: several samples of the dynamic latents for each scene."
     place = next(G.parameters()).device
     draw = lambda k: Latents.sample(G.config, [int(s) + k * OTHER for s in scenes], device=place)
     base, others = draw(0), [draw(k) for k in range(1, dynamic)]
@@ -60,7 +60,7 @@ def rendered_views(
     dynamic: int,       # draws of light and clouds, at least 2
     size: int,          # px
 ) -> Views:
-    "What the renderer makes of scenes, with the exact static region."
+    "Rendered scenes with exact static regions."
     seeds = scene_seeds("test", first, count)
     draws = [torch.full_like(seeds, k) for k in range(dynamic)]
     frames = lambda light, clouds: render(seeds, sample_weather(seeds, draws[light], draws[clouds]), size)
@@ -74,7 +74,7 @@ def held_out(
     count: int,         # images
     first: int = 0,     # scene of the split "val"
 ) -> torch.Tensor:      # (count, 3, size, size)
-    "Rendered scenes that no training saw."
+    "Rendered scenes that were not used for training."
     parts = scene_seeds("val", first, count).split(64)
     return torch.cat([render(part, sample_weather(part), size).images for part in parts])
 
@@ -95,13 +95,13 @@ def variance_terms(
     views: Views,
 # (n, 2), (n, 2): numerator and denominator of each scene, for all dynamic latents and for S_dyn alone
 ) -> tuple:
-    "The terms of the share of the static region's variance that comes from the dynamic latents."
+    "The terms of the dynamic latents' share of the variance in the static region."
     if views.grid.shape[1] < 2 or len(views.grid) < 2:
         raise InputError("A share of variance needs at least 2 scenes with 2 dynamic draws each.")
-    # pixels are apart: bounded memory
+    # pixels are independent, so bands of rows bound the memory
     bands = zip(*(v.split(8, dim=-2) for v in (views.grid, views.alone, views.static)))
     within, total, alone, pairs = sum(_band_terms(*band) for band in bands)
-    scale = pairs.mean().clamp(min=1)  # keeps the numbers near one; no share depends on it
+    scale = pairs.mean().clamp(min=1)  # keeps the numbers near one; the shares do not depend on it
     return tuple(torch.stack([part, total], 1) / scale for part in (within, alone))
 
 # %% ../../nbs/81_ablations.ipynb #ed54cefb
@@ -133,10 +133,10 @@ def scene_terms(
 # %% ../../nbs/81_ablations.ipynb #31651135
 def replicates(
     terms: np.ndarray,      # (n, 2) numerators and denominators, or (n,) values
-    resamples: int = 200,   # how often the scenes are drawn again
+    resamples: int = 200,   # bootstrap resamples of the scenes
     seed: int = 0,          # of the draws
 ) -> np.ndarray:            # (1 + resamples,), the number itself first
-    "A ratio of sums over scenes, and the same after drawing the scenes again."
+    "A ratio of sums over scenes, and its bootstrap replicates."
     terms = np.asarray(terms, float)
     if terms.ndim == 1: terms = np.stack([terms, np.ones_like(terms)], 1)
     picks = np.random.default_rng(seed).integers(0, len(terms), (resamples, len(terms)))
@@ -150,7 +150,7 @@ def frechet_replicates(
     resamples: int = 200,
     seed: int = 0,
 ) -> np.ndarray:            # (1 + resamples,)
-    "The Frechet distance and its resampled values, moved to have it as their mean."
+    "The Frechet distance and its bootstrap replicates, shifted so that it is their mean."
     rng, (m, n) = np.random.default_rng([seed, 1]), (len(real), len(fake))
     draws = [frechet_distance(real[rng.integers(0, m, m)], fake[rng.integers(0, n, n)])
              for _ in range(resamples)]
@@ -162,10 +162,10 @@ def frechet_replicates(
 class Protocol:
     "How the models of a comparison are measured."
     scenes: int = 1200                  # pairs, and images of the Frechet distance
-    dynamic: int = 3                    # draws of the dynamic latents of each scene
-    resamples: int = 200                # draws of the scenes for the intervals
+    dynamic: int = 3                    # samples of the dynamic latents of each scene
+    resamples: int = 200                # bootstrap resamples of the scenes
     networks: tuple = ("embedded",)     # "embedded"; "inception" for FID, "lpips" for LPIPS
-    segmentation: str = "embedded"      # what finds the static region
+    segmentation: str = "embedded"      # network that segments the static region
     first: int = 0                      # seed of the first scene
     seed: int = 0                       # of the resampling
 
@@ -197,7 +197,7 @@ def measure_models(
     protocol: Protocol,
     batch: int = 64,           # scenes at a time
 ) -> dict:  # (row, seed) -> metric -> (1 + resamples,); ("rendered scenes", 0) is the truth
-    "Measure models alike, and the renderer beside them."
+    "Measure models, and rendered scenes, by the same protocol."
     if not models: raise InputError("There is no model to measure.")
     if len(sizes := {G.config.resolution for G in models.values()}) > 1:
         raise InputError("Models of one comparison have one resolution, not "
@@ -245,7 +245,7 @@ def runs_of(
 
 def numbers_table(
     measured: dict,
-    condition: str = "",     # what is to be known of all of them
+    condition: str = "",     # that applies to all of them, e.g. the resolution
 ) -> pd.DataFrame:           # a line for each method and metric
     "All numbers with their intervals."
     lines, metrics = [], list(dict.fromkeys(m for found in measured.values() for m in found))
@@ -270,7 +270,7 @@ def difference(
     base: str,               # ... this one
     metric: str,
 ) -> dict:                   # value, low, high, p, over, trainings; {} where one is not measured
-    "How much two rows differ, over their trainings; no interval where one was trained once."
+    "The difference of two rows over their trainings; no interval if one was trained only once."
     runs = [runs_of(measured, name, metric) for name in (row, base)]
     if any(r is None for r in runs): return {}
     k = min(map(len, runs))
@@ -282,7 +282,7 @@ def difference(
 def comparisons(
     paper: pd.DataFrame,      # published numbers of Figure 6 or Table 1
 ) -> list:                    # (method, against which)
-    "Which rows are compared: Table 1 against decay, Figure 6 row by row and from end to end."
+    "The compared rows: each with decay in Table 1, in Figure 6 with the one before, the last also with the first."
     methods = list(dict.fromkeys(paper.method))
     if "decay" in methods: return [(m, "decay") for m in methods if m != "decay"]
     return [*zip(methods[1:], methods), (methods[-1], methods[0])]
@@ -293,7 +293,7 @@ def ablation_orderings(
     paper: pd.DataFrame,      # published numbers: method, condition, metric, value
 # method ("X against Y"), of, against, metric, measured_as, paper, value, low, high, over, verdict
 ) -> pd.DataFrame:
-    "A verdict on every ordering that the paper's numbers make."
+    "A verdict on every ordering in the paper's numbers."
     printed, lines = paper[paper.condition == ""].set_index(["method", "metric"]).value, []
     for metric in ("FID", "SSIM", "LPIPS"):
         ours = (metric if any(metric in found for found in measured.values())
@@ -312,7 +312,7 @@ def ablation_orderings(
 def with_family(
     judged: pd.DataFrame,     # all orderings of a family, of `ablation_orderings`
 ) -> pd.DataFrame:            # with corrected, and family: held, not held or undecided
-    "The same orderings judged all together: Holm's corrected p, and what is left of the verdicts at 5 %."
+    "The orderings with Holm's corrected p, and their verdicts at 5 % after this correction."
     corrected = holm(judged.p)
     return judged.assign(corrected=corrected, family=judged.verdict.where(
                              (corrected < 0.05) | judged.verdict.eq("no ordering"), "undecided"))

@@ -23,7 +23,7 @@ def picture_change(
     a: Tensor,         # (3, R, R) in [-1, 1], kept
     b: Tensor,         # (3, R, R), now
 ) -> tuple[Tensor, str]:   # their difference as a picture, and a sentence
-    "What has changed between two pictures."
+    "The change between two pictures."
     gap = (b - a).abs()
     light = [float(127.5 * (x.mean() + 1)) for x in (a, b)]
     alike = float(ssim(a[None], b[None])[0])
@@ -33,7 +33,7 @@ def picture_change(
 
 # %% ../../nbs/962_desk.ipynb #33fe1fe8
 class KeptPicture:
-    "A picture that is kept, and its difference from the present one."
+    "A kept picture, and its difference from the current one."
     def __init__(self, explorer):
         self.explorer, self.kept = explorer, None
         self.images = picture(160, "A"), picture(160, "difference between A and now")
@@ -46,7 +46,7 @@ class KeptPicture:
         self.swap.disabled = True
 
     def take(self, _=None):
-        "Keep what is there now."
+        "Keep the current picture."
         self.kept = self.explorer.recipe(), self.explorer.shown
         self.images[0].value, self.swap.disabled = as_png(self.kept[1]), False
         self.widget.layout.display = None
@@ -58,7 +58,7 @@ class KeptPicture:
         self.explorer.apply(recipe)
 
     def follow(self, now):
-        "Compare with the present picture (3, R, R)."
+        "Compare with the current picture (3, R, R)."
         if self.kept is None or self.kept[1].shape != now.shape: return
         gap, self.said.value = picture_change(self.kept[1], now)
         self.images[1].value = as_png(gap)
@@ -75,7 +75,7 @@ class Sheet:
         self.more.on_click(self.draw)
 
     def draw(self, _=None):
-        "The next twelve."
+        "Draw the next twelve."
         made = [self.cell(seed) for seed in range(self.first, self.first + self.count)]
         self.first, self.more.description = self.first + self.count, "show twelve more"
         self.box.children = made
@@ -95,7 +95,7 @@ COPY = ("const t = this.closest('.program').querySelector('textarea'); t.select(
         "setTimeout(() => this.textContent = 'copy as Python', 1500)")
 
 class Papers:
-    "The present state as a file and as a program, and a way back from a file."
+    "The current state as a file and as a program, and a way to load it from a file."
     def __init__(self, explorer):
         self.explorer, self.note = explorer, sentence("", "small")
         self.link, self.program = widgets.HTML(), widgets.Textarea(
@@ -114,7 +114,7 @@ class Papers:
         self.program.value = recipe_code(recipe, self.explorer.G)
 
     def load(self, change):
-        "Take the state of an uploaded file."
+        "Load the state from an uploaded file."
         if not change["new"]: return
         name, content = change["new"][0]["name"], bytes(change["new"][0]["content"])
         try: wanted = recipe_from_json(content)
@@ -142,11 +142,11 @@ class Desk:
                            Python=self.papers.python)
 
     def go(self, steps: int | None) -> None:
-        "So many steps back or on; None: to the beginning, which can be undone."
+        "Go this many steps back or forth; None: to the beginning, which can be undone."
         self.explorer.apply(self.history.states[0] if steps is None else self.history.go(steps))
 
     def follow(self, recipe: Recipe, shown: Tensor) -> None:
-        "Take note of a state and its picture (3, R, R)."
+        "Record a state and its picture (3, R, R)."
         if self.history is None: self.history = History(recipe)
         self.history.add(recipe)
         at, last = self.history.at, len(self.history.states) - 1

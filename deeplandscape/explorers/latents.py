@@ -32,7 +32,7 @@ from .desk import Desk
 
 # %% ../../nbs/97_latents.ipynb #28f99476
 def measurements(weights, folder=None):
-    "What a run of `sec71_zdyn` found about the weights of that SHA-256, row by row; nothing without one."
+    "The measurements of a run of `sec71_zdyn` with these weights (SHA-256), row by row; empty without one."
     folder = folder or Path(core.__file__).resolve().parents[1] / "figures"
     for card in sorted(folder.glob("*/sec71_zdyn.json")):
         try:
@@ -44,7 +44,7 @@ def measurements(weights, folder=None):
     return []
 
 def named(rows):
-    "Changes that the run itself found clear enough for a name: (strength, phrase)."
+    "The changes that the run found clear enough to name: (strength, phrase)."
     mine = [(r["measure"], float(r["change"]), float(r["share"])) for r in rows if str(r["named"]) == "True"]
     return [(abs(c), f"{'more' if c > 0 else 'less'} {name}, in {share:.0%} of scenes")
             for name, c, share in mine]
@@ -60,7 +60,7 @@ def swept(rows):
     return found
 
 def meaning(rows, coordinate):
-    "What the coordinate (1, 2, 3) does, as measured: a phrase, empty when nothing is known."
+    "The measured effect of the coordinate 1, 2 or 3 in words; empty if unknown."
     try:
         mine = [r for r in rows if int(r["coordinate"]) == coordinate]
         found = (named if "named" in mine[0] else swept)(mine) if mine else []
@@ -116,7 +116,7 @@ def latent_controls(G, seed, psi):
     return controls | dict(other=whole("scene", 1), other_from=choose("taken by", froms, -1))
 
 def recipe_of(values, weights, levels):
-    "The recipe that the values of controls stand for."
+    "The recipe given by the values of the controls."
     light = tuple(v for name, v in values.items() if name.startswith("z_dyn_"))
     maps = {kind: tuple(values[f"{kind}_{i}"] for i in range(levels)) for kind in ("static", "dynamic")}
     maps = {kind: () if set(found) == {1.0} else found for kind, found in maps.items()}
@@ -127,7 +127,7 @@ def recipe_of(values, weights, levels):
 
 # %% ../../nbs/97_latents.ipynb #1bfc1564
 class LatentExplorer(Explorer):
-    "What explorers of latents share: a generator, controls that make a recipe, a desk."
+    "The common part of explorers of latents: a generator, the controls of a recipe, a desk."
     def __init__(self, G, seed, psi, A, weights, more, widths, names):
         self.weights = weights
         self.G, digest = first_networks(G, weights)
@@ -146,11 +146,11 @@ class LatentExplorer(Explorer):
         super().__init__(controls, widths, names)
 
     def recipe(self):
-        "What the controls stand for."
+        "The recipe given by the controls."
         return recipe_of(self.values(), self.weights, self.G.config.levels)
 
     def apply(self, recipe):
-        "Set the controls to a recipe, as far as there are controls for it, and draw."
+        "Set the controls to a recipe, as far as they cover it, and draw."
         levels, wanted = self.G.config.levels, {}
         for kind, maps in ("static", recipe.static), ("dynamic", recipe.dynamic):
             wanted |= {f"{kind}_{i}": v for i, v in enumerate(padded(maps, levels))}
@@ -162,7 +162,7 @@ class LatentExplorer(Explorer):
                  **(dict(time=int(recipe.time)) if "time" in self.controls else {}))
 
     def tell(self, recipe, shown, began):
-        "Numbers of the picture, and how long it took."
+        "The numbers of the picture, and the time it took."
         brightness, contrast = 127.5 * float(shown.mean() + 1), 127.5 * float(shown.mean(0).std())
         took = 1000 * (time.perf_counter() - began)
         self.facts.value = (f"brightness {brightness:.0f}, contrast {contrast:.0f} of 255; "
@@ -171,7 +171,7 @@ class LatentExplorer(Explorer):
 
 # %% ../../nbs/97_latents.ipynb #357b7cbc
 def light_panel(explorer, width):
-    "Sliders of z_dyn with what was measured about them, and the nine styles."
+    "Sliders of z_dyn with their measured effects, and the nine styles."
     parts = []
     for k, name in enumerate(explorer.names):
         said = meaning(explorer.rows, k + 1)
@@ -182,7 +182,7 @@ def light_panel(explorer, width):
     return panel("Light and weather, z_dyn", *parts, styles, explorer.styles, explorer.neutral, width=width)
 
 def level_parts(explorer):
-    "The strengths of the maps by level, and the style of another scene, to be unfolded."
+    "The strengths of the maps by level, and the style of another scene, in collapsed sections."
     c, levels = explorer.controls, range(explorer.G.config.levels)
     column = lambda kind, title: widgets.VBox([sentence(title, "title"),
                                                *(c[f"{kind}_{i}"] for i in levels)])
@@ -193,7 +193,7 @@ def level_parts(explorer):
                   Style_of_another_scene=widgets.VBox([c["other"], c["other_from"]]))
 
 def scene_page(explorer):
-    "How the page of light and scene is laid out."
+    "The layout of the page of light and scene."
     c, right = explorer.controls, "600px"
     scene = panel("Scene", row(c["seed"], c["clouds"], explorer.other), c["psi"],
                   sentence("0 is the mean picture, 1 all that the generator knows.", "small"), width=right)
@@ -242,13 +242,13 @@ def map_pictures(maps, size, horizon):
     return pictures
 
 def motion_controls(frames):
-    "What can be chosen for a motion."
+    "The controls of a motion."
     return dict(direction=ClockFace(), speed=slider("speed", 1.0, -4.0, 4.0),
                 horizon=slider("horizon", 0.5, 0.0, 1.0, 0.05, ".2f"),
                 time=slider("time", 0, 0, frames - 1, 1, "d"))
 
 def player_of(slider):
-    "A player at natural speed that moves the slider over and over, from when it is first seen; their link."
+    "A player that loops the slider at natural speed once it is displayed, and their link."
     play = widgets.Play(min=0, max=slider.max, step=4, interval=133, repeat=True)
     def begin(change):
         if change["new"]: play.unobserve(begin, "_view_count"); play.playing = True
@@ -257,7 +257,7 @@ def player_of(slider):
     return play, widgets.jslink((play, "value"), (slider, "value"))
 
 def clip_frames(recipe, G, mean, seconds, fps, tick):
-    "The frames (T, 3, R, R) of a recipe's motion; `tick(share, sentence)` is told how far it is."
+    "The frames (T, 3, R, R) of a recipe's motion; `tick(share, sentence)` reports the progress."
     total, parts = max(1, round(seconds * fps)), []
     for times in torch.arange(total).mul(30 / fps).split(8):
         tick(len(parts) * 8 / total, f"frame {len(parts) * 8} of {total}")
@@ -266,7 +266,7 @@ def clip_frames(recipe, G, mean, seconds, fps, tick):
 
 # %% ../../nbs/97_latents.ipynb #f28b792a
 def motion_page(explorer):
-    "How the page of motion is laid out."
+    "The layout of the page of motion."
     c, (image, *maps), config, right = explorer.controls, explorer.images, explorer.G.config, "480px"
     sizes = [config.size(k) for k in range(config.levels)][:-4:-1]
     labelled = [widgets.VBox([shown, sentence(f"S_dyn, {s} x {s}", "small")])
@@ -320,7 +320,7 @@ class MotionExplorer(LatentExplorer):
         return [images[0], *fine], words
 
     def clip(self, tick: Callable = lambda share, sentence: None) -> Tensor:
-        "All frames with the present values, (T, 3, R, R)."
+        "All frames with the current values, (T, 3, R, R)."
         return clip_frames(self.recipe(), self.G, self.mean, self.export["seconds"].value,
                            self.export["fps"].value, tick)
 
@@ -337,14 +337,14 @@ class MotionExplorer(LatentExplorer):
 def own_generators(
     folders: list[Path] | None = None,   # None: the project's and the present one
 ) -> dict[str, str]:                     # what is said -> name in the weight registry, or file
-    "The generators that can be looked at."
+    "The generators on offer."
     here = Path(core.__file__).resolve().parents[1]
     found = sorted({path.resolve() for folder in folders or (here, Path.cwd())
                     for path in folder.glob("runs/*/generator.safetensors")})
     return {"the shipped one": "generator"} | {f"runs/{path.parent.name}": str(path) for path in found}
 
 class GeneratorPicker:
-    "An explorer of a generator that is chosen from a list."
+    "An explorer with a list of generators to choose from."
     def __init__(self,
                  kind: type = SceneExplorer,   # callable(weights=...) -> explorer
                  names: dict[str, str] | None = None):   # None: `own_generators`
@@ -358,7 +358,7 @@ class GeneratorPicker:
         self.take()
 
     def take(self, _: object = None) -> None:
-        "Build the explorer of the chosen generator; what was made stays when that is not possible."
+        "Build the explorer of the chosen generator; if that fails, the previous one stays."
         try: made = self.kind(weights=self.list.value)
         except InputError as error: self.note.value = str(error); return
         if self.explorer is not None: made.apply(self.explorer.recipe())

@@ -47,7 +47,7 @@ def watched(G, look):
     return twin
 
 def unwatched(inversion):
-    "The same inversion, nobody looking at its generators any more."
+    "The same inversion without the hooks on its generators."
     for G in inversion.generators: G.to_rgb[-1]._forward_hooks.clear()
     return inversion
 
@@ -60,7 +60,7 @@ def loosen(
     share: float,          # 0 faithful ... 1 movable
     seed: int = 0,         # of the noise
 ) -> Inversion:
-    "An inversion on its way back to what G was trained on."
+    "An inversion moved towards the latents and weights of the training."
     noise = lambda kind, s: item_normal((1, s, s), [seed], kind, s, device=found.W.device)
     mix = lambda kind, maps: [torch.lerp(S, noise(kind, S.shape[-1]), share) for S in maps]
     between = copy.deepcopy(G)
@@ -156,7 +156,7 @@ class Looseness(Explorer):
 
 # %% ../../nbs/98_photos.ipynb #945b6409
 def inversion_controls():
-    "What can be chosen for inversions: steps, and a button for each variant."
+    "The controls of inversions: steps, and a button for each variant."
     steps = choose("steps", [("60, quick", 60), ("200", 200), ("the paper's 500", 500)], 60)
     steps.layout.width, steps.style.description_width = "190px", "44px"
     def button(name, v):
@@ -173,7 +173,7 @@ def length(variant, steps):
     return steps * (int(v.optimise_W or v.optimise_S) + int(v.fine_tune))
 
 def inversion_page(explorer):
-    "How the page of the inversion is laid out."
+    "The layout of the page of inversions."
     run = (row(*explorer.toggles.values(), gap="2px"), row(explorer.steps, explorer.job.widget),
            explorer.chart)
     top = row(panel("Photograph", explorer.choice.widget, width="400px"),
@@ -207,7 +207,7 @@ class Results:
         self.found.clear()
 
     def finish(self, variant, found, G, W_free):
-        "Show what was found, and let it be loosened."
+        "Show the inversions, and enable the slider."
         self.found[variant] = found, G, W_free
         self.columns[variant].show(f"SSIM {found.ssim.item():.2f}", found.reconstruction()[0],
                                    found.reconstruction(half_way(found.S_dyn))[0])
@@ -291,7 +291,7 @@ class Watch:
 
 # %% ../../nbs/98_photos.ipynb #5766aed9
 def photo_controls(styles=STYLES):
-    "What can be chosen for the video of a photograph; the names of lights are those of the styles."
+    "The controls of a photograph's video; the lights have the names of the styles."
     names = dict.fromkeys(label.split(",")[0] for _, _, label in styles)
     lights = [("as it is", ""), ("all styles", "tour"), ("by chance", "random"),
               *((name, name) for name in names)]
@@ -307,7 +307,7 @@ def photo_controls(styles=STYLES):
                 loop=widgets.Checkbox(False, description="loop"), seed=whole("seed", 0))
 
 def shares(iterations, seconds, size):
-    "How the time divides into inversion, frames and encoding: where the first two end, of 1."
+    "The shares of the time after which the inversion and the frames are done."
     pixels = 30 * seconds * size ** 2 / 1e6
     parts = torch.tensor([2.0 * iterations, 4.0 * pixels, 0.6 * pixels])       # in steps of the inversion
     return (parts.cumsum(0) / parts.sum())[:2].tolist()
@@ -317,7 +317,7 @@ def hour_of(degrees):
     return f"{round(degrees / 30) % 12 or 12}h"
 
 def with_arrow(photo, degrees, speed):
-    "A photo (3, H, W) with the way its clouds will go, as a PNG."
+    "A photo (3, H, W) with an arrow in the direction of its clouds, as a PNG."
     made, (h, w) = show(photo), photo.shape[-2:]
     turn, reach = math.radians(degrees), 0.28 * min(h, w) * math.copysign(1, speed)
     x, y, right, down = w / 2, h / 3, math.sin(turn) * reach, -math.cos(turn) * reach
@@ -333,7 +333,7 @@ def with_arrow(photo, degrees, speed):
 
 # %% ../../nbs/98_photos.ipynb #ce0b85d3
 class AimedPhoto(PhotoChoice):
-    "A choice of photographs; the way the clouds will go is drawn on the chosen one."
+    "A choice of photographs; the chosen one shows the direction of its clouds."
     def __init__(self, photos, controls, looked):
         self.controls, self.looked = controls, looked        # looked(photo): another one was chosen
         super().__init__(photos, 360)
@@ -349,7 +349,7 @@ class AimedPhoto(PhotoChoice):
         self.looked(thumbnail(self.photo, self.longest))
 
 def photo_page(explorer):
-    "How the page of a photograph's video is laid out."
+    "The layout of the page of a photograph's video."
     c = explorer.controls
     known = sentence("0 is up and closer, 90 to the right; the arrow on the photograph shows it.", "small")
     motion = panel("Motion", c["direction"], known, *(c[name] for name in ("speed", "seconds", "loop")),
@@ -373,7 +373,7 @@ def same(a, b):
                                                       and x == y for x, y in zip(a, b))
 
 def animated(explorer, photo, tick, options):
-    "`animate` with the progress told; an inversion of the same photograph and mask is used again."
+    "`animate` with progress reports; an inversion of the same photograph and mask is reused."
     ends, steps, total = shares(options["iterations"], options["seconds"],
                                 options["size"]), [0], 2 * options["iterations"]
     def look(made):
@@ -409,7 +409,7 @@ class PhotoExplorer:
         self.widget = photo_page(self)
 
     def found(self) -> Tensor:
-        "Static, sky and water (3, h, w) as the segmentation finds them."
+        "Static, sky and water (3, h, w) from the segmentation."
         with torch.no_grad():
             return self.network("segment")(thumbnail(self.choice.photo, 512)[None].to(self.device))[0].cpu()
 

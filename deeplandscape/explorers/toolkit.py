@@ -48,12 +48,12 @@ def slider(name, value, low, high, step=0.25, form="+.2f", live=True):
                 layout=fitted(420), style=dict(description_width="92px"))
 
 def whole(name, value):
-    "A box for a whole number; it reports when the number is complete."
+    "A box for a whole number, which reports when the entry is complete."
     return widgets.BoundedIntText(value, min=0, max=10**6, description=name, continuous_update=False,
                                   layout=fitted(210), style=dict(description_width="92px"))
 
 def choose(name, options, value):
-    "A list to choose from; None is no value for an option, or the list looks empty."
+    "A drop-down list; no option may be None, which is displayed as no choice."
     return widgets.Dropdown(options=options, value=value, description=name, layout=fitted(330),
                             style=dict(description_width="92px"))
 
@@ -65,7 +65,7 @@ def sentence(text="", kind="sentence"):
 
 # %% ../../nbs/96_toolkit.ipynb #8b8aed24
 def blank():
-    "What a picture shows before there is one: nothing, as a file, so that no browser shows it as broken."
+    "A grey pixel, shown until there is a picture; without a file browsers show a broken image."
     return as_png(torch.full((3, 1, 1), 0.7))
 
 class Seen(widgets.Image):
@@ -73,7 +73,7 @@ class Seen(widgets.Image):
     description = traitlets.Unicode("").tag(sync=True)
 
 def picture(width, about="picture"):
-    "A place for a picture of so many px; `about` is read to those who do not see it."
+    "A place for a picture of this width in px; `about` is its alternative text."
     place = fitted(width, flex="0 0 auto", height="auto")
     return Seen(value=blank(), format="png", tooltip=about, layout=place)
 
@@ -133,14 +133,14 @@ def row(*parts, gap="12px", center=False):
                                                      align_items="center" if center else "flex-start"))
 
 def folded(**parts):
-    "Parts by title (underscores are blanks), closed until somebody opens them."
+    "Collapsed sections by title, with underscores as blanks."
     box = widgets.Accordion(list(parts.values()), titles=[name.replace("_", " ") for name in parts])
     box.selected_index = None
     return box
 
 # %% ../../nbs/96_toolkit.ipynb #bae3594a
 class Drawing:
-    "A thread that does its work once more whenever asked, and never for what is already out of date."
+    "A thread that repeats its work on request, once for all requests made meanwhile."
     def __init__(self,
                  work: Callable):  # callable()
         self.work, self.asked, self.done, self.change = work, 0, 0, threading.Condition()
@@ -165,7 +165,7 @@ class Drawing:
                 self.change.notify_all()
 
     def wait(self, seconds: float = 60) -> bool:
-        "Until nothing asked for is missing."
+        "Wait until no request is pending."
         with self.change: return self.change.wait_for(lambda: self.done == self.asked, seconds)
 
 # %% ../../nbs/96_toolkit.ipynb #ff8fc251
@@ -197,7 +197,7 @@ class Explorer:
         self.wait()
 
     def refresh(self) -> None:
-        "Draw with the present values; what is wrong with them becomes the caption."
+        "Draw with the current values; an error in them becomes the caption."
         try: pictures, caption = self.draw(**self.values())
         except InputError as error: pictures, caption = [], str(error)
         except Exception as error:
@@ -209,7 +209,7 @@ class Explorer:
 
 # %% ../../nbs/96_toolkit.ipynb #fba53f09
 class Job:
-    "A button whose work runs beside the page."
+    "A button that runs its work in the background."
     def __init__(self,
                  name: str,     # on the button
                  work: Callable):  # callable(tick) -> sentence; calls tick(share done, sentence) often
@@ -222,7 +222,7 @@ class Job:
         self.widget = widgets.VBox([row(self.button, self.bar), self.note])
 
     def click(self, _: object = None) -> None:
-        "Start, or stop what runs."
+        "Start the work, or stop it."
         if self.thread is not None and self.thread.is_alive():
             self.stopping, self.note.value = True, "Stopping ..."; return
         self.stopping, self.began = False, time.monotonic()
@@ -232,7 +232,7 @@ class Job:
         self.thread.start()
 
     def tick(self, share: float, sentence: str) -> None:
-        "Show how far it is, at most five times a second."
+        "Show the progress, at most five times a second."
         if self.stopping: raise InputError("Stopped.")
         now = time.monotonic()
         if now - self.told < 0.2: return
@@ -249,14 +249,14 @@ class Job:
 
 # %% ../../nbs/96_toolkit.ipynb #3dd0c560
 def time_left(seconds, share):
-    "How long it will take, from the seconds and the share behind us."
+    "The remaining time, estimated from the seconds and the share so far."
     if share < 0.02: return "estimating the time left"
     left = seconds * (1 / share - 1)
     return f"about {left:.0f} s left" if left < 90 else f"about {left / 60:.0f} min left"
 
 # %% ../../nbs/96_toolkit.ipynb #b11f112c
 class Movie:
-    "A place on the page for a video or a still: what is seen, and a link to keep it; empty at first."
+    "A video or still on the page, with a link to save it; empty at first."
     def __init__(self,
                  name: str = "deeplandscape",   # of the download, without suffix
                  width: int = 512):             # on the screen, px
@@ -285,14 +285,14 @@ class Movie:
 
 # %% ../../nbs/96_toolkit.ipynb #36e9d1a6
 def export_controls(seconds=4.0):
-    "What can be chosen for a file: length, frames a second, size as a multiple of the generator's, format."
+    "The settings of a file: length, frames a second, size as a multiple of the generator's, format."
     return dict(seconds=slider("length, s", seconds, 0.5, 20.0, 0.5, ".1f"),
                 fps=choose("frames a s", [15, 24, 30, 60], 30),
                 scale=choose("size", [("as it is", 1), ("twice", 2), ("four times", 4)], 2),
                 form=choose("format", ["mp4", "webp", "gif", "png"], "mp4"))
 
 def enlarged(frames, scale):
-    "Frames (T, 3, H, W) in [-1, 1] at a multiple of their size, smoothly."
+    "Frames (T, 3, H, W) in [-1, 1] smoothly enlarged by a factor."
     if scale == 1: return frames
     return F.interpolate(frames, scale_factor=scale, mode="bicubic", align_corners=False).clamp(-1, 1)
 
@@ -349,7 +349,7 @@ def sample_photo():
     return from_uint8(torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1))
 
 def offered_photos():
-    "Photographs to begin with: name -> a function that gives (3, H, W)."
+    "The photographs on offer: name -> a function that returns (3, H, W)."
     scene = lambda k: lambda: render(scene_seeds("test", k, 1), height=288, width=432).images[0]
     rendered = {"lake at noon": 12, "lake at dusk": 11, "mountain lake": 23, "dry mountains": 4}
     return {"china.jpg": sample_photo} | {f"{name} (rendered)": scene(k) for name, k in rendered.items()}
@@ -395,7 +395,7 @@ class PhotoChoice:
         self.note.value, self.preview.value = "", as_png(thumbnail(self.photo, self.longest))
 
     def take(self, change: object) -> None:
-        "Read what was uploaded, and choose it."
+        "Read the uploaded photograph, and choose it."
         try: new = {file["name"]: read_upload(file["name"], file["content"]) for file in change["new"]}
         except Exception as error:
             self.note.value = (str(error) if isinstance(error, InputError)

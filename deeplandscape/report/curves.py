@@ -63,7 +63,7 @@ def key_numbers(
     table: dict | None,          # as the page shows it: columns, rows of cells
     most: int = 10,
 ) -> list[tuple]:                # (name, cell)
-    "The numbers of a table to look at first: with both sides, then ours alone, then the paper's."
+    "The numbers of a table to show first: those that both have, then ours alone, then the paper's."
     if not table: return []
     cells = [(f"{row}, {column}", cell) for row, line in table["rows"]
              for column, cell in zip(table["columns"], line) if cell]

@@ -97,7 +97,7 @@ def paper_beside_ours(
     source: str,                 # the notebook that measures ours
     folder: str | Path,          # folder of our results
 ) -> object:                     # pandas Styler, displayed in a notebook
-    "The paper's table with our column beside each of its own; says plainly what is not measured yet."
+    "The paper's table with our column beside each of its own; numbers not measured yet are marked."
     table = beside(name, source, folder)
     arrow = {"lower": " ↓", "higher": " ↑"}
     name_of = lambda r: " ".join(filter(None, [r.condition, r.metric])) + arrow.get(r.better, "")

@@ -39,12 +39,12 @@ def picture_of(path: Path) -> dict | None:
 
 
 def is_there(path: Path) -> bool:
-    "Whether there is such a result, up to date."
+    "Whether a result exists and is up to date."
     return path.exists() and is_current(path)
 
 
 def result_of(folder: Path, name: str) -> dict | None:
-    "What the page says of one result; None where it is not there or out of date."
+    "One result as the page shows it; None if it is missing or out of date."
     path = Path(folder) / f"{name}.json"
     if not is_there(path): return None
     facts = json.loads(path.read_text(encoding="utf-8"))
@@ -79,7 +79,7 @@ def paper_plan() -> dict:
 
 @functools.cache
 def defaults_of(name: str) -> dict:
-    "The parameters of a notebook as it declares them; none for a notebook that is not there."
+    "The declared parameters of a notebook; empty if it does not exist."
     path = project_folder() / "nbs" / "repro" / f"{name}.ipynb"
     if not path.exists(): return {}
     return {parameter: ast.literal_eval(about["default"]) for parameter, about in parameters_of(path).items()}
@@ -174,7 +174,7 @@ def claim_entries(folder: Path, profile: str, labels: dict) -> list:
 def page_content(
     folder: str | Path,          # a folder of results, e.g. figures/cpu
 ) -> dict:                       # what the template shows
-    "Everything the page of a profile says, from the files of the folder and of figures/published."
+    "The content of a profile's page, from the files of the folder and of figures/published."
     folder = Path(folder)
     names = sorted((path.stem for path in folder.glob("*.json")), key=figure_order)
     results = [result for name in names if (result := result_of(folder, name))]
@@ -235,7 +235,7 @@ def with_symbols(text: str) -> Markup:
 def write_page(
     folder: str | Path,          # a folder of results, e.g. figures/cpu
 ) -> Path:                       # its index.html
-    "Writes the page of a profile from what is in its folder now."
+    "Write the page of a profile from the files in its folder."
     folder = Path(folder)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(project_folder() / "nbs" / "repro"),
                                      autoescape=True,
@@ -249,7 +249,7 @@ def write_page(
 
 # %% ../../nbs/95_page.ipynb #d4e2a1b1
 def numbers_in_markdown(name: str, pages: list) -> list:
-    "Lines of a table of the paper, ours of each folder behind its numbers; none where it prints none."
+    "A table of the paper in Markdown, with ours from each folder after its numbers; empty without any."
     try: tables = [beside(name, source_of(name), place) for place in pages]
     except InputError: return []
     if not tables or not all(pd.api.types.is_numeric_dtype(t.paper) for t in tables): return []
@@ -272,7 +272,7 @@ def numbers_in_markdown(name: str, pages: list) -> list:
 
 # %% ../../nbs/95_page.ipynb #d4e2a1b3
 def figure_lines(pages: list) -> list:
-    "Every figure and table of the paper: what differs, minutes, links, its numbers and ours behind them."
+    "Every figure and table of the paper: differences, minutes, links, and its numbers with ours."
     contents = yaml.safe_load((project_folder() / "figures" / "published"
                                / "contents.yaml").read_text(encoding="utf-8"))
     lines = ["In a cell: the paper's number / " + " / ".join(f"ours ({place.name})" for place in pages) + ".",

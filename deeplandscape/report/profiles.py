@@ -72,7 +72,7 @@ def load_profile(path: Path) -> dict:
     return content
 
 def extended(below: dict, above: dict) -> dict:
-    "One profile over another: the upper one overrides single values of each notebook."
+    "One profile merged over another, whose single values it overrides for each notebook."
     # never write to the results of another profile
     settings = {k: v for k, v in (below.get("settings") or {}).items() if k != "figures"}
     parts = ("common", "notebooks", "resources")

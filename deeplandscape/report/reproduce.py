@@ -45,7 +45,7 @@ def imports_of(path: Path, only: str = "") -> frozenset:
     return frozenset(found)
 
 def files_of(module: str, name: str) -> set:
-    "The files behind `from module import name`: a module, or what a package hands on under that name."
+    "The files behind `from module import name`: a module, or what a package exports under that name."
     place = project_folder() / module.replace(".", "/")
     if place.with_suffix(".py").exists(): return {place.with_suffix(".py")}
     if (place / f"{name}.py").exists(): return {place / f"{name}.py", place / "__init__.py"}
@@ -79,7 +79,7 @@ def write_parameters(plan: Plan) -> None:
 def write_kernel(
     runs: Path,                  # folder of executed notebooks
 ) -> Path:                       # to stand first on JUPYTER_PATH
-    "Describes this Python as the kernel `python3`."
+    "Write the specification of a kernel `python3` that is this Python."
     about = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
              "display_name": "Python 3", "language": "python"}
     with atomic(Path(runs) / "jupyter" / "kernels" / "python3" / "kernel.json") as temporary:
@@ -104,7 +104,7 @@ def plans_of(profile: str, figures, runs, seeds: str | None) -> list:
 
 
 def named_places(name: str | None, figures, runs) -> tuple:
-    "Folders of results and of executed notebooks of a run that has a name."
+    "The folders of results and of executed notebooks of a named run."
     if name is None: return figures, runs
     if not re.fullmatch(r"[\w][\w.-]*", name):
         raise InputError(f"{name!r} is not a name for a folder: give letters, digits, - and _")
@@ -134,7 +134,7 @@ def graph_command(plans: list, targets: tuple, jobs: int | None, cluster: str | 
 
 
 def show_plan(command: list, plans: list, base: Path) -> int:
-    "Prints which notebooks would run, what they took before, and why they would run."
+    "Print which notebooks would run and why, with the time and memory of their last run."
     base.mkdir(parents=True, exist_ok=True)
     done = subprocess.run([*command, "--dry-run"], cwd=base, capture_output=True, text=True)
     if done.returncode:
@@ -147,7 +147,7 @@ def show_plan(command: list, plans: list, base: Path) -> int:
 
 # %% ../../nbs/92_reproduce.ipynb #be8a12e3
 def run_graph(command: list, base: Path, lock: int) -> int:
-    "Runs Snakemake in a group of its own, hands a signal on to it, and says how it ended."
+    "Run Snakemake in its own process group, forward a signal to it, and report how it ended."
     base.mkdir(parents=True, exist_ok=True)
     log, stopped = base / "snakemake.log", []
     with open(log, "w", encoding="utf-8") as file:

@@ -106,7 +106,7 @@ PLACES = ("output", "weights_out", "folder")  # parameters for folders, which ch
 
 
 def portable(value):
-    "A parameter without the path of the project's folder."
+    "A parameter with paths relative to the project's folder."
     return value.replace(f"{project_folder()}/", "") if isinstance(value, str) else value
 
 
@@ -124,7 +124,7 @@ def peak_memory() -> int | None:
 
 
 def provenance(name, profile, values, parameters, weights, seed, started, inputs) -> dict:
-    "The content of a result's JSON: what was computed from what; apart from that, when and where."
+    "The content of a result's JSON: what it was computed from, and apart from that when and where."
     seconds = None if started is None else round(time.time() - started, 1)
     clock = datetime.fromtimestamp(started or 0, timezone.utc)
     begun = None if started is None else clock.isoformat(timespec="seconds")
@@ -155,7 +155,7 @@ def write_picture(picture: Figure | torch.Tensor, path: Path) -> None:
 
 
 def make_smaller(path: Path, most_bytes: int = MOST_BYTES) -> None:
-    "Reduce an image to 256 colours, and then its size until the file is small enough."
+    "Reduce an image to 256 colours, then shrink it until the file is small enough."
     picture = Image.open(path).convert("RGB")
     while True:
         with atomic(path) as temporary:
@@ -170,7 +170,7 @@ def json_number(value):
 
 # %% ../../nbs/91_results.ipynb #0d7f4d75
 def items_path(result: str | Path) -> Path:  # of a result's .json, .csv or name in its folder
-    "The file of the values behind the means of a result, `NAME_items.csv`."
+    "The file of the per-item values behind the means of a result, `NAME_items.csv`."
     return Path(result).with_name(f"{Path(result).stem}_items.csv")
 
 
@@ -183,7 +183,7 @@ def items_table(
     found: dict,                 # (method, metric) -> values, one for each item
     names: Sequence[str] | None = None,  # of the items; None: 0, 1, 2, ...
 ) -> pd.DataFrame:               # item, method, metric, value; what is not a number is left out
-    "Values of items in the form that `save_result` takes."
+    "Per-item values in the form that `save_result` takes."
     lines = [dict(item=str(name), method=method, metric=metric, value=float(value))
              for (method, metric), values in found.items()
              for name, value in zip(range(len(values)) if names is None else names, values)]
@@ -191,7 +191,7 @@ def items_table(
 
 # %% ../../nbs/91_results.ipynb #d8376c42
 def write_tables(base: Path, table, items, raw: dict | None) -> None:
-    "The table of a result, its values of items and its arrays, each where it is given."
+    "Write the table of a result, its per-item values and its arrays, each if given."
     for rows, path in ((table, base.with_suffix(".csv")), (items, items_path(base))):
         if rows is None: continue
         with atomic(path) as temporary:
@@ -318,7 +318,7 @@ def example_photos(
 
 # %% ../../nbs/91_results.ipynb #17d1a30f
 def fit_side(photo: torch.Tensor, side: int, square: bool) -> torch.Tensor:
-    "A photograph with its shorter side at `side`; its middle square when asked for."
+    "A photograph scaled to a shorter side of `side` px; its middle square on request."
     height, width = photo.shape[-2:]
     if square:
         short = min(height, width)

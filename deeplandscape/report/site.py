@@ -70,7 +70,7 @@ COPIED = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".gif", ".mp4", ".html", ".c
 
 
 def relinked(text: str, page: Path) -> str:
-    "Markdown of the notebook `page`, its links leading to pages of the site or to the repository."
+    "Markdown of the notebook `page` with links to pages of the site or to the repository."
     root = project_folder()
 
     def change(found):
@@ -84,7 +84,7 @@ def relinked(text: str, page: Path) -> str:
 
 # %% ../../nbs/952_site.ipynb #772544aa
 def bar(path: Path, order: list) -> str:
-    "The line above a page: contents, neighbours, where to run it."
+    "The navigation above a page: contents, neighbours, addresses at which it runs."
     at, to = order.index(path), lambda there: os.path.relpath(there.with_suffix(".html"), path.parent)
     near = [(word, order[i]) for word, i in (("before", at - 1), ("after", at + 1)) if 0 <= i < len(order)]
     links = [f"[contents]({os.path.relpath(project_folder() / 'index.html', path.parent)})"]
@@ -94,7 +94,7 @@ def bar(path: Path, order: list) -> str:
 
 
 def result_below(name: str) -> str:
-    "What the profile cpu has of a notebook of the reproduction, as Markdown; empty where it has nothing."
+    "The result of a notebook of the reproduction in the profile cpu, as Markdown; empty without one."
     results = project_folder() / "figures" / "cpu"
     there = [name + suffix for suffix in (".webp", ".png", ".csv", ".json")]
     there = [file for file in there if (results / file).exists()]
@@ -123,7 +123,7 @@ def prepared(path: Path, order: list):       # -> a notebook of nbformat
 
 
 def exporter():
-    "nbconvert's pages, without the numbers of cells; cells tagged hide_input show their output only."
+    "nbconvert's HTML exporter without cell numbers; cells tagged hide_input show only their output."
     from nbconvert import HTMLExporter
     from nbconvert.preprocessors import TagRemovePreprocessor
     logging.getLogger("traitlets").setLevel(logging.ERROR)      # pictures without a description
@@ -165,7 +165,7 @@ def build_site(
     out: str | Path = "runs/docs",   # folder, made if missing
     only: tuple = (),                # stems of notebooks, e.g. ("40_motion",); (): all
 ) -> Path:                           # the first page
-    "Writes all notebooks as pages, the pictures and results that they show, and a first page."
+    "Write all notebooks as pages, with their images and results, and a first page."
     root, out, order = project_folder(), Path(out), site_order()
     wrong = set(only) - {path.stem for path in order}
     if wrong: raise InputError(f"there is no notebook {', '.join(sorted(wrong))} in nbs")
