@@ -10,291 +10,11 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor
 import torch
-import torch.nn.functional as F
 
 from ..core import InputError, pick_device
-from .noise import (
-    _lattice, _over, _step, _trait, hash_uniform, noise_tile, ridge_line, sample_tile)
-from .weather import palette, sample_weather, Weather, weather_at
-
-# %% ../../nbs/12_scenes.ipynb #353d83e3
-class _Scene:
-    "Everything the painters share: coordinates, light, tiles, and the canvas being painted."
-
-    def __init__(self, seeds, weather, height, width):
-        self.seeds, self.weather, self.height, self.width = seeds, weather, height, width
-        self.aspect = width / height
-        device, batch = seeds.device, len(seeds)
-        self.y = ((torch.arange(height, device=device) + 0.5) / height).view(1, height, 1)
-        self.x = ((torch.arange(width, device=device) + 0.5) / width * 2 - 1).view(1, 1, width) * self.aspect
-        self.unique, self.where = torch.unique(seeds, return_inverse=True)
-        self.horizon = self.trait("horizon", 0.50, 0.68)
-        self.up = (self.horizon - self.y).clamp(min=0)           # (B, H, 1) height above the horizon
-        self.down = (self.y - self.horizon).clamp(min=0)         # (B, H, 1) depth below it
-        self.kind = self.trait("kind")                           # below .30 lake, below .48 sea, then land
-        self.is_sea = ((self.kind >= .30) & (self.kind < .48)).float()
-        self.image = torch.empty(batch, 3, height, width, device=device)
-        self.sky = torch.ones(batch, 1, height, width, device=device)
-        self.water = torch.zeros_like(self.sky)
-        self.water_flow = 0.0
-
-    def trait(self, name, low=0.0, high=1.0):
-        return _trait(self.seeds, name, low, high)
-
-    def tile(self, name, beta, lowest=1.0):
-        return noise_tile(self.unique, name, beta, lowest)[self.where]
-
-    def line(self, name, frequency, octaves=6, gain=0.5, shift=0.0, smooth=False):
-        return ridge_line(self.seeds, name, self.x[:, 0] + shift, frequency, octaves, gain, smooth)[:, None]
-
-    def edge(self, depth):
-        return (depth * self.height + 0.5).clamp(0, 1)
-
-    def paint_static(self, colour, mask):
-        self.image, mask = _over(self.image, colour, mask[:, None]), mask[:, None]
-        self.sky, self.water = self.sky * (1 - mask), self.water * (1 - mask)
-
-# %% ../../nbs/12_scenes.ipynb #11043e85
-def _light_up(s):
-    e = s.weather.sun_elevation.view(-1, 1, 1)
-    cover = s.weather.cloud_cover.view(-1, 1, 1)
-    s.overcast = _step(0.45, 1.0, cover)
-    s.colour = palette(s.weather.sun_elevation, s.overcast.flatten())
-    s.night = _step(-0.12, -0.32, e)
-    moon = (e < -0.2).float()
-    path = s.trait("sun_path", -1, 1).sign() * 0.55 * s.weather.sun_azimuth.view(-1, 1, 1)
-    s.lamp_x = s.trait("sun_x", -0.55, 0.55) + _over(path, -0.4 * path, moon)
-    height = _over(e, -2.2 * (e + 0.2), moon)
-    s.lamp_y = s.horizon - 0.02 - 0.62 * height
-    s.lamp_up = _step(-0.18, 0.02, height) * (1 - 0.5 * s.overcast)
-    s.moon = moon
-    s.low = height.clamp(0, 0.7)
-    s.lamp_d2 = (s.x - s.lamp_x) ** 2 + ((s.y - s.lamp_y) * 2) ** 2
-    s.side = ((s.lamp_x - s.x) * 2.5).clamp(-1, 1)
-    s.haze = _over(s.colour["horizon"], s.colour["zenith"], 0.22)
-
-# %% ../../nbs/12_scenes.ipynb #acfefbe6
-def _stars(s):
-    u, v = s.x * 28, s.y * 56
-    i, j = u.floor(), v.floor()
-    h = lambda name: hash_uniform((i + 4096 * j).long(), name)
-    d2 = (u - i - 0.15 - 0.7 * h("star x")) ** 2 + (v - j - 0.15 - 0.7 * h("star y")) ** 2
-    size = max(0.09, 28 / s.height * 0.55)
-    return (h("star") < 0.10).float() * (0.35 + 0.65 * h("star light")) * torch.exp(-d2 / (2 * size * size))
-
-# %% ../../nbs/12_scenes.ipynb #eb227824
-def _paint_sky(s):
-    t = (s.up / s.horizon).clamp(0, 1)
-    sky = _over(s.colour["horizon"], s.colour["zenith"], (0.5 * t.sqrt() + 0.5 * t)[:, None])
-    halo = 0.5 * torch.exp(-s.lamp_d2 / 0.08) + 0.38 * torch.exp(-s.lamp_d2 / 0.6) * (1 - 0.8 * t)
-    glow = halo * s.lamp_up * (1 - 0.55 * s.moon)
-    sky = sky + s.colour["glow"] * glow[:, None]
-    radius = _over(0.0072, 0.0045, s.moon)
-    disc = _step(1.35, 0.75, s.lamp_d2 / radius) * s.lamp_up * (1 - 0.6 * s.overcast)
-    white = torch.tensor([1.0, 0.94, 0.80], device=sky.device).view(1, 3, 1, 1)
-    sky = sky + disc[:, None] * (white * _over(1.0, 0.75, s.moon)[:, None] - 0.35 * sky)
-    stars = _stars(s) * s.night * (1 - s.overcast) * t.clamp(0.15, 1)
-    s.image = sky + 0.75 * stars[:, None]
-
-# %% ../../nbs/12_scenes.ipynb #13571f55
-def _develop(s):
-    t = s.weather.temperature.view(-1, 1, 1, 1)
-    tint = torch.cat([1 + .07 * t, torch.ones_like(t), 1 - .08 * t], 1)
-    x = (s.image * tint * s.weather.brightness.view(-1, 1, 1, 1)).clamp(0, 1.6)
-    return torch.where(x > .8, .8 + .2 * torch.tanh((x - .8) / .2), x)
-
-# %% ../../nbs/12_scenes.ipynb #ff4f4185
-#            scale  plane height  wind   opacity  threshold
-_LAYERS = ((0.062, 0.11,         0.050, 0.80,    0.34),
-           (0.092, 0.075,        0.085, 0.96,    0.52))
-
-
-def _wind(s):
-    angle = s.trait("wind angle", -1, 1)
-    along = torch.where(s.trait("wind toward") < 0.75, 1.0, -1.0) * (1 - 0.5 * angle.abs())
-    speed = s.trait("wind speed", 0.7, 1.4)
-    return torch.stack([angle * speed, along * speed], 1)                    # (B, 2, 1, 1)
-
-# %% ../../nbs/12_scenes.ipynb #8f61cdf2
-def _cloud_plane(s, scale, plane, wind, layer):
-    near = 1 / (s.up + plane)
-    drift = wind * s.weather.cloud_phase.view(-1, 1, 1, 1)
-    u = s.x * near * scale + drift[:, 0] + 0.37 * layer + 0.5
-    v = 1.9 * scale * near + drift[:, 1] + 0.61 * layer
-    near_rate = -wind[:, 1] / (1.9 * scale)
-    flow_x = -(wind[:, 0] / scale + s.x * near_rate) / near * (s.height / 2)
-    flow_y = near_rate / near**2 * s.height
-    return u, v, torch.stack(torch.broadcast_tensors(flow_x, flow_y), 1)
-
-# %% ../../nbs/12_scenes.ipynb #c445c479
-def _paint_clouds(s):
-    tile, wind = s.tile("clouds", 1.6, 2.0), _wind(s)
-    cover = s.trait("cover", -0.15, 0.40) + 0.32 * s.weather.cloud_cover.view(-1, 1, 1) + 0.45 * s.overcast
-    fade = _step(0.0, 0.19, s.up)
-    s.cloudiness = torch.zeros_like(s.sky)
-    for layer, (scale, plane, speed, opacity, threshold) in enumerate(_LAYERS):
-        u, v, flow = _cloud_plane(s, scale, plane, wind * speed, layer)
-        n, slope_u, slope_v = sample_tile(tile, u, v).unbind(1)
-        detail = sample_tile(tile[:, :1], 2.3 * u + 0.2, 2.3 * v)[:, 0]
-        density = _step(0.0, 0.65, n + 0.42 * detail + cover - threshold) * fade * opacity
-        facing = slope_u * (s.lamp_x - s.x).clamp(-1, 1) * 0.9 - slope_v * 0.9
-        lit = (0.70 - 0.42 * density - 0.70 * facing + 0.14 * detail).clamp(0, 1.1)
-        colour = _over(s.colour["cloud_shade"], s.colour["cloud_lit"], lit[:, None])
-        colour = _over(s.haze, colour, (0.35 + 0.65 * _step(0.0, 0.22, s.up))[:, None])
-        rim = torch.exp(-s.lamp_d2 / 0.12) * 0.5 * (1 - density) * s.lamp_up
-        colour = colour + s.colour["glow"] * rim[:, None]
-        density = density[:, None]
-        s.image = _over(s.image, colour, density)
-        s.cloudiness = _over(s.cloudiness, torch.ones_like(density), density)
-        s.sky_flow = flow if layer == 0 else _over(s.sky_flow, flow, density / s.cloudiness.clamp(min=1e-3))
-
-# %% ../../nbs/12_scenes.ipynb #17de739a
-def _earth_colours(s):
-    rock = s.trait("rock")
-    green, autumn = s.trait("green"), (s.trait("season") < 0.14).float()
-    s.rock = torch.stack([.42 + .14 * rock, .39 + .06 * rock, .40 - .09 * rock], 1)
-    veg = torch.stack([.15 + .26 * green**2, .29 + .11 * green, .14 + .05 * green], 1)
-    s.veg = _over(veg, torch.stack([.48 + 0 * rock, .29 + .08 * green, .12 + 0 * rock], 1), autumn[:, None])
-    s.fog = s.trait("fog", 0.25, 0.75) * (1 + 0.5 * s.overcast)
-    s.snow = s.trait("snow line", 0.35, 1.5)
-    s.rough, s.fine = s.tile("rough", 1.25, 2.0), s.tile("fine", 0.85, 2.0)
-
-# %% ../../nbs/12_scenes.ipynb #dfb54838
-def _ridge_height(s, ridge):
-    size = s.trait(f"ridge size {ridge}", .32, .68) * (1 - .29 * ridge) * _over(1.0, 0.55, s.is_sea)
-    line = s.line(f"ridge {ridge}", .95 + .35 * ridge, 6, .47, 7.0 * ridge)
-    peak = s.trait(f"peak {ridge}", -.9, .9) * max(1.0, 0.8 * s.aspect)
-    bell = torch.exp(-(((s.x - peak) / .55) ** 2)) * s.trait(f"peak size {ridge}")
-    return size, size * (.85 * line + .55 * bell - .22 - 0.25 * s.is_sea)
-
-# %% ../../nbs/12_scenes.ipynb #8aaf8d22
-def _ridge_albedo(s, ridge, rise, n):
-    if ridge == 2:
-        return s.veg * (.95 + .15 * n)[:, None]
-    bare = _step(.0, .45, rise + .10 * n)[:, None]
-    snow = _step(-.05, .12, rise - .52 * s.snow + .14 * n)[:, None]
-    white = torch.tensor([.95, .97, 1.02], device=n.device).view(1, 3, 1, 1)
-    return _over(_over(s.veg, s.rock, bare), white, snow)
-
-# %% ../../nbs/12_scenes.ipynb #4a3662e5
-def _paint_ridges(s):
-    _earth_colours(s)
-    count = 1 + (s.trait("ridges") * 3).floor()
-    for ridge in range(3):
-        size, height = _ridge_height(s, ridge)
-        depth = s.y - (s.horizon - height)
-        mask = s.edge(depth * .9) * (s.y < s.horizon + .004) * (count > 2 - ridge) * (height > 0)
-        depth = depth.clamp(min=0)
-        u = .55 * s.x + .9 * depth * torch.sin(6.28 * s.trait(f"strata {ridge}"))
-        n, slope_u, slope_v = sample_tile(s.rough, u, 1.1 * depth + .3 * ridge).unbind(1)
-        light = (.58 - .62 * slope_u * s.side + .35 * slope_v).clamp(.05, 1.2)
-        rise = (s.up / size).clamp(0, 1.2)
-        colour = s.colour["ambient"] + .9 * s.colour["direct"] * light[:, None]
-        colour = _ridge_albedo(s, ridge, rise, n) * colour
-        air = s.fog * (.80, .54, .28)[ridge] * (.65 + .5 * (depth / size.clamp(min=.05)).clamp(0, 1))
-        s.paint_static(_over(colour, s.haze, air.clamp(0, .9)[:, None]), mask)
-
-# %% ../../nbs/12_scenes.ipynb #0e8d4968
-def _ripples(s):
-    near = 1 / (s.down + .045)
-    drift = s.weather.ripple_phase.view(-1, 1, 1)
-    run_u, run_v = .10 * s.trait("ripple run", -1, 1), .06
-    u, v = .05 * s.x * near + run_u * drift, .16 * near + run_v * drift
-    near_rate = -run_v / .16
-    flow_x = -(run_u / .05 + s.x * near_rate) / near * (s.height / 2)
-    flow_y = -near_rate / near**2 * s.height
-    return u, v, torch.stack(torch.broadcast_tensors(flow_x, flow_y), 1)
-
-# %% ../../nbs/12_scenes.ipynb #a30ec1c6
-def _paint_water(s):
-    u, v, s.water_flow = _ripples(s)
-    ripple = sample_tile(s.fine[:, :1], u, v)[:, 0]
-    mirror_y = 2 * s.horizon - s.y + ripple * (.008 + .13 * s.down)
-    mirror_y = torch.minimum(mirror_y, s.horizon - .5 / s.height).clamp(min=0)
-    mirror_x = s.x + .04 * ripple * s.down
-    grid = torch.stack([mirror_x / s.aspect, mirror_y * 2 - 1], -1)
-    mirror = F.grid_sample(s.image, grid, padding_mode="border", align_corners=False)
-    shine = (.84 - .62 * s.down + .05 * ripple).clamp(.25, .9)[:, None]
-    tint = s.trait("water red", .01, .05), s.trait("water green", .08, .17), s.trait("water blue", .10, .18)
-    tint = torch.stack(tint, 1)
-    deep = .28 * s.colour["zenith"] + tint * (s.colour["ambient"] + s.colour["direct"])
-    water = _over(deep, mirror, shine)
-    path = torch.exp(-(((s.x - s.lamp_x) / (.08 + .55 * s.down)) ** 2)) * _step(.35, .75, ripple) * s.lamp_up
-    water = water + s.colour["glow"] * (.6 * path * (1 - .5 * s.low))[:, None]
-    mask = s.edge(s.y - s.horizon)[:, None]
-    s.image = _over(s.image, water, mask)
-    s.sky, s.water = s.sky * (1 - mask), _over(s.water, torch.ones_like(mask), mask)
-
-# %% ../../nbs/12_scenes.ipynb #9a505e47
-def _trees(s, name, sharp=0.95):
-    step = torch.tensor([[13.0], [22.0]], device=s.x.device)
-    p = s.x[0] * step + torch.tensor([[0.0], [0.4]], device=s.x.device)
-    taper = ((p - p.floor() - .5).abs() * 2) ** (1 if sharp > .5 else 2)
-    rows = _lattice(s.seeds, name, p.floor(), 1)[0] * (1 - .95 * taper)
-    return torch.maximum(rows[:, 0], .7 * rows[:, 1])[:, None]
-
-# %% ../../nbs/12_scenes.ipynb #8b15cc88
-def _swells(s, dune):
-    shade = torch.zeros_like(s.up * s.x)
-    tone, trees = shade, shade
-    for k, (base, size) in enumerate(((.035, .035), (.11, .075), (.24, .11))):
-        line = s.line(f"swell {k}", .6 + .25 * k, 3, .36, 3.0 * k, smooth=True)
-        crest = s.horizon + base + size * (1 - 2 * line)
-        slope = F.pad(line[..., 2:] - line[..., :-2], (1, 1), mode="replicate") * (s.width / s.aspect / 64)
-        grove = _step(.42, .60, s.line(f"grove {k}", 1.3, 2)) * (s.trait(f"groves {k}") < .7) * (1 - dune)
-        inside, depth = s.edge(s.y - crest), (s.y - crest).clamp(min=0)
-        tree = s.edge(s.y - crest + (.026 + .13 * base) * grove * _trees(s, f"grove {k}")) * (grove > 0)
-        trees = torch.maximum(trees, tree) * (1 - inside)
-        light = .46 * torch.exp(-depth / (.02 + .32 * base)) + (2.2 + 3.0 * dune) * slope * s.side - .16
-        shade, tone = _over(shade, light, inside), _over(tone, s.trait(f"tone {k}", -1, 1), inside)
-    return shade, tone, trees
-
-# %% ../../nbs/12_scenes.ipynb #60691889
-def _ground_colour(s):
-    pick = s.trait("ground")[:, None]
-    rgb = lambda *c: torch.tensor(c, device=pick.device).view(1, 3, 1, 1)
-    meadow, steppe, desert, snow = 1.35 * s.veg, rgb(.56, .47, .25), rgb(.72, .58, .42), rgb(.82, .86, .92)
-    dry = torch.where(pick < .66, steppe, torch.where(pick < .86, desert, snow))
-    first = torch.where(pick < .48, meadow, dry)
-    second = torch.where(pick < .66, meadow, .86 * first)
-    second = torch.where(pick < .48, _over(meadow, steppe, .55), second)
-    dune = ((pick >= .66) & (pick < .86)).float()[:, 0]
-    return first, second, dune, (pick < .48).float()[:, 0]
-
-# %% ../../nbs/12_scenes.ipynb #abfa38e1
-def _paint_ground(s):
-    first, second, dune, meadow = _ground_colour(s)
-    shade, tone, trees = _swells(s, dune)
-    near = 1 / (s.down + .045)
-    n, slope_u, _ = sample_tile(s.fine, .05 * s.x * near, .13 * near).unbind(1)
-    broad = sample_tile(s.rough[:, :1], .02 * s.x * near + .3, .05 * near)[:, 0]
-    field = (.5 + .48 * tone + .22 * broad).clamp(0, 1)
-    albedo = _over(first, second, field[:, None]) * (1 + .11 * n * (1 - .5 * dune))[:, None]
-    bloom = torch.stack([s.trait("bloom r", .6, 1), s.trait("bloom g", .35, .9), s.trait("bloom b", .25, .9)],
-                        1)
-    blooms = .55 * meadow * _step(1.3, 2.2, n) * _step(0, .15, s.down) * (s.trait("blooms") < .5)
-    albedo = _over(albedo, bloom, blooms[:, None])
-    albedo = _over(albedo, .55 * s.veg, trees[:, None])
-    grazing = (.30 + .75 * s.low + shade + .10 * slope_u * s.side).clamp(.05, 1.1)
-    ambient = s.colour["ambient"] * (1 + .5 * shade.clamp(-.3, .3))[:, None]
-    colour = albedo * (ambient + s.colour["direct"] * grazing[:, None])
-    air = s.fog * .6 * torch.exp(-s.down / .06)
-    mask = torch.maximum(s.edge(s.y - s.horizon), trees)
-    s.paint_static(_over(colour, s.haze, air[:, None]), mask)
-
-# %% ../../nbs/12_scenes.ipynb #f8bb04fa
-def _paint_foreground(s):
-    bank = s.line("bank", .9, 3)
-    side = torch.where(s.trait("bank side") < .5, -1.0, 1.0)
-    lean = (s.x * side).clamp(0, 1) ** 2 * s.trait("bank lean", 0, .21)
-    forest = s.trait("forest")
-    trees = torch.where(forest < .42, .115 * _trees(s, "front"), .07 * _trees(s, "bush", .1) * (forest < .62))
-    top = s.trait("bank top", .86, 1.0) - .16 * bank - lean - trees
-    n = sample_tile(s.rough[:, :1], .9 * s.x + .1, 1.6 * s.y)[:, 0]
-    deep = (s.y - top).clamp(0, .3) / .3
-    albedo = s.veg * (.70 + .24 * n + .40 * deep).clamp(.2, 1.3)[:, None]
-    colour = albedo * (.85 * s.colour["ambient"] + .45 * s.colour["direct"])
-    s.paint_static(colour, s.edge(s.y - top) * (s.trait("foreground") < .55))
+from .noise import hash_uniform
+from .weather import sample_weather, Weather, weather_at
+from .canvas import Canvas, paint_scenes
 
 # %% ../../nbs/12_scenes.ipynb #cf8398fc
 @dataclass(frozen=True)
@@ -322,23 +42,15 @@ class Frames:
         return len(self.images)
 
 # %% ../../nbs/12_scenes.ipynb #dc0026ad
-def _truth(s, image):
-    luma = torch.tensor([.299, .587, .114], device=image.device).view(1, 3, 1, 1)
-    mean = image.mean((2, 3))
+def _frames(s: Canvas) -> Frames:
+    luma = torch.tensor([.299, .587, .114], device=s.image.device).view(1, 3, 1, 1)
+    mean = s.image.mean((2, 3))
     cover = (s.cloudiness * s.sky).sum((1, 2, 3)) / s.sky.sum((1, 2, 3)).clamp(min=1e-6)
-    return dict(static=(1 - s.sky - s.water).clamp(0, 1), sky=s.sky, water=s.water,
-                flow=s.sky * s.sky_flow + s.water * s.water_flow,
-                sun_elevation=s.weather.sun_elevation, brightness=(image * luma).sum(1).mean((1, 2)),
-                temperature=mean[:, 0] - mean[:, 2], cloud_cover=cover, wind=_wind(s)[:, :, 0, 0],
-                seeds=s.seeds, weather=s.weather)
-
-# %% ../../nbs/12_scenes.ipynb #b4bbe0ff
-def _paint(seeds, weather, height, width, paint_below):
-    s = _Scene(seeds, weather, height, width)
-    for paint in (_light_up, _paint_sky, _paint_clouds, _paint_ridges, paint_below, _paint_foreground):
-        paint(s)
-    image = _develop(s)
-    return Frames(images=image * 2 - 1, **_truth(s, image))
+    return Frames(s.image * 2 - 1, static=(1 - s.sky - s.water).clamp(0, 1), sky=s.sky, water=s.water,
+                  flow=s.sky * s.sky_flow + s.water * s.water_flow,
+                  sun_elevation=s.weather.sun_elevation, brightness=(s.image * luma).sum(1).mean((1, 2)),
+                  temperature=mean[:, 0] - mean[:, 2], cloud_cover=cover, wind=s.wind,
+                  seeds=s.seeds, weather=s.weather)
 
 # %% ../../nbs/12_scenes.ipynb #64a6c853
 def _join(parts):
@@ -376,9 +88,9 @@ def render(
     width = height if width is None else width
     _check(seeds, weather, height, width)
     wet = hash_uniform(seeds, "kind") < .48
-    groups = (wet.nonzero()[:, 0], _paint_water), ((~wet).nonzero()[:, 0], _paint_ground)
-    groups = [(index, paint) for index, paint in groups if len(index)]
-    parts = [_paint(seeds[index], weather[index], height, width, paint) for index, paint in groups]
+    groups = [(index, kind) for kind in (True, False) if len(index := (wet == kind).nonzero()[:, 0])]
+    parts = [_frames(paint_scenes(seeds[index], weather[index], height, width, kind))
+             for index, kind in groups]
     return _join(parts)[torch.cat([index for index, _ in groups]).argsort()]
 
 # %% ../../nbs/12_scenes.ipynb #e980552b
