@@ -21,7 +21,7 @@ from PIL import Image
 
 from deeplandscape import media
 from deeplandscape.data import batches, prepare as prepare_module
-from deeplandscape.data import sources as sources_module, store as store_module
+from deeplandscape.data import journal as journal_module, sources as sources_module
 from deeplandscape.core import InputError
 from deeplandscape.data.store import Store
 from deeplandscape.data.batches import crop_pair_batch, pair_batch, still_batch
@@ -216,7 +216,7 @@ def test_killed_work_goes_on_and_gives_the_same_bytes(material, store, tmp_path,
     clips = [material / "series", material / "film.mp4", material / "broken.mp4", material / "still.mp4"]
     prepare = lambda: prepare_store(tmp_path / "s", material / "photos", clips, scenes=20, resolutions=LEVELS,
                                     workers=2)
-    commit, count = store_module._Writer.commit, [0]
+    commit, count = journal_module._Writer.commit, [0]
 
     def stop(shelf):
         if shelf.path.stem == kind:
@@ -229,12 +229,12 @@ def test_killed_work_goes_on_and_gives_the_same_bytes(material, store, tmp_path,
 
     monkeypatch.setattr(prepare_module, "_chunks",
                         lambda items, size, chunks=prepare_module._chunks: chunks(items, min(size, 16)))
-    monkeypatch.setattr(store_module._Writer, "commit", stop)
+    monkeypatch.setattr(journal_module._Writer, "commit", stop)
     with pytest.raises(Stop):
         prepare()
     with pytest.raises(InputError, match="not a finished store"):
         Store(tmp_path / "s")
-    monkeypatch.setattr(store_module._Writer, "commit", commit)
+    monkeypatch.setattr(journal_module._Writer, "commit", commit)
     (tmp_path / "s" / f"{kind}.jsonl").open("a").write('{"name": "half a li')
     prepare()
     whole = prepare_store(tmp_path / "w", material / "photos", clips, scenes=20, resolutions=LEVELS,

@@ -26,8 +26,9 @@ from .weather import sample_weather, scene_seeds
 from .scenes import render
 from .sources import (
     _clip_frames, _clips, _grey, _labelled, _photos, _thin, camera_motion, SIDE)
-from .store import (
-    _Journal, _levels, _readable_bytes, _summary, _Writer, level_size, Store, VERSION)
+from .journal import (
+    _Journal, _levels, _readable_bytes, _summary, _Writer, level_size, VERSION)
+from .store import Store
 
 # %% ../../nbs/15_prepare.ipynb #dd8766a2
 def _left_out(name: str, path, error) -> dict:
