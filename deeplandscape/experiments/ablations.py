@@ -282,7 +282,7 @@ def difference(
 def comparisons(
     paper: pd.DataFrame,      # published numbers of Figure 6 or Table 1
 ) -> list:                    # (method, against which)
-    "The compared rows: each with decay in Table 1, in Figure 6 with the one before, the last also with the first."
+    "Pairs of rows: with decay in Table 1, with the previous row in Figure 6, and its last with its first."
     methods = list(dict.fromkeys(paper.method))
     if "decay" in methods: return [(m, "decay") for m in methods if m != "decay"]
     return [*zip(methods[1:], methods), (methods[-1], methods[0])]

@@ -186,10 +186,10 @@ def ablations_card(
         f"{len(keys)} trainings at {size} px: {', '.join(dict.fromkeys(row for row, _ in keys))}; seeds "
         f"{', '.join(sorted({seed for _, seed in keys}))}; "
         f"{' to '.join(f'{n:,}' for n in sorted({min(images), max(images)}))} images each. Data: {data}.", "",
-        f"The file holds {len(models)} of the networks {kept}, and what was measured of all with the "
-        "replicates of its intervals.",
-        f"Measured so: {', '.join(f'{k} {v}' for k, v in meta['protocol'].items())}.",
-        "They show what each change of the paper does; they are not models to use.", "",
+        f"The file holds {len(models)} of the networks {kept}, and the measurements of all trainings with "
+        "their bootstrap replicates.",
+        f"Protocol: {', '.join(f'{k} {v}' for k, v in meta['protocol'].items())}.",
+        "They show the effect of each change in the paper; they are not models to use.", "",
         "Licence of the weights: Apache-2.0."])
 
 # %% ../../nbs/82_trainings.ipynb #9eaae310

@@ -278,17 +278,17 @@ def segmenter_card(
     cell = lambda v: v if isinstance(v, str) else number(v)
     lines = [
         "# The embedded segmenter", "",
-        "Says where sky and water are in a picture; what it calls static stands still in a video.", "",
+        "Segments a picture into sky, water and static parts; static parts stand still in a video.", "",
         f"- Network: `Segmenter`, {len(meta['config']['blocks'])} blocks of MobileNet-v1 and a decoder, "
         f"half precision, normalisation folded.",
         f"- Training: {t['steps']} steps of {t['scenes']} scenes and {t['photos']} photographs at "
         f"{min(t['sizes'])} to {max(t['sizes'])} px,",
         f"  seed {t['seed']}, by `train_perception` with `MASK_TRAINING`.",
-        f"- Data: the procedural scenes with their exact masks, and {t['photographs']} photographs and "
+        f"- Data: rendered scenes with exact masks, and {t['photographs']} photographs and "
         f"frames of clips, of which",
-        f"  {t.get('with_sky', 0)} with a sky that was checked or drawn and {t.get('with_notes', 0)} with "
-        f"notes made by eye.", "",
-        "## Results", "", "On pictures kept out of training by their names; "
+        f"  {t.get('with_sky', 0)} with checked or drawn outlines of the sky and {t.get('with_notes', 0)} "
+        f"with notes made by eye.", "",
+        "## Results", "", "On held-out pictures, chosen by their names; "
         "`false_water` is the share of pixels called water in pictures", "without any.", "",
         "| " + " | ".join(table[0]) + " |", "| --- " * len(table[0]) + "|"]
     lines += ["| " + " | ".join(cell(v) for v in row.values()) + " |" for row in table]

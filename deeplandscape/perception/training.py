@@ -308,17 +308,18 @@ def perception_card(
     t, last = meta["training"], (meta["history"] or [{}])[-1]
     lines = [
         "# The embedded perception network", "",
-        "Segments a picture into static, sky and water, and gives the features of the embedded perceptual "
-        "loss and of the",
-        "embedded Frechet distance. Not LPIPS, not FID: numbers made with it carry its name.", "",
+        "Gives the features of the embedded perceptual loss and of the embedded Frechet distance; numbers "
+        "from it are named after it,",
+        "not LPIPS or FID. It also segments; the masks of the library come from the segmenter "
+        "(`segmenter.md`).", "",
         f"- Network: `Perception`, channels {meta['config']['channels']}, half precision, normalisation "
         f"folded.",
         f"- Training: {t['steps']} steps of {t['scenes']} scenes and "
         f"{t['photos'] if t['photographs'] else 0} photographs",
         f"  at {min(t['sizes'])} to {max(t['sizes'])} px, seed {t['seed']}, by `train_perception`.",
-        f"- Data: the procedural scenes with their exact masks, and {t['photographs']} photographs of which",
+        f"- Data: rendered scenes with exact masks, and {t['photographs']} photographs, of which",
         f"  {t.get('with_sky', 0)} with sky maps of a teacher and {t.get('with_notes', 0)} with hand-made "
-        f"notes on water.",
+        f"outlines of water.",
         "- Feature teacher: " + ("MobileNet-v1 on ImageNet (Apache-2.0 upstream)." if t["distilled"]
                                  else "none."), "",
         "## Results", "", "Photographs are held out of training by name; `water_where_none` is the share of "
