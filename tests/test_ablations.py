@@ -21,7 +21,7 @@ from deeplandscape.experiments.trainings import (
     save_ablations, show_beside, show_orderings, STEP, unpack_network, verdict_counts, what_trained)
 from deeplandscape.report.claims import our_evidence
 from deeplandscape.core import InputError
-from deeplandscape.files import register_weights
+from deeplandscape.registry import register_weights
 from deeplandscape.metrics.extractors import Extractor
 from deeplandscape.model.generator import Generator, GeneratorConfig, Latents, save_generator
 from deeplandscape.report.figures import published

@@ -188,13 +188,14 @@ def test_no_home(folder):
     "A user without a home directory, as in many containers."
     code = ("import os; os.environ.pop('HOME', None); os.environ.pop('XDG_CACHE_HOME', "
             "None); os.setuid(54321) if os.getuid() == 0 else None; "
-            "from deeplandscape.files import _cache; print(_cache())")
+            "from deeplandscape.registry import _cache; print(_cache())")
     env = ({k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "DEEPLANDSCAPE_CACHE")}
            | dict(PYTHONPATH=os.pathsep.join(sys.path)))
     done = subprocess.run([sys.executable, "-c",
                            code.replace("os.setuid(54321) if os.getuid() == 0 else None; "
-                                        "from deeplandscape.files import _cache", "from deeplandscape.files "
-                                        "import _cache; os.setuid(54321) if os.getuid() == 0 else None")],
+                                        "from deeplandscape.registry import _cache",
+                                        "from deeplandscape.registry import _cache; "
+                                        "os.setuid(54321) if os.getuid() == 0 else None")],
                           capture_output=True, text=True, env=env, timeout=120)
     assert done.returncode == 0 and "deeplandscape" in done.stdout, done.stderr
 

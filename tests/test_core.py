@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from deeplandscape import core, media, files
+from deeplandscape import core, files, media, registry
 from deeplandscape.core import InputError
 
 KEY = st.one_of(st.integers(-2**40, 2**40), st.text(max_size=8))
@@ -373,44 +373,44 @@ def server(tmp_path, monkeypatch):
 
 
 def entry(url, digest):
-    return files.Weights("net.pth", "a net", "none", url + "net.pth", digest)
+    return registry.Weights("net.pth", "a net", "none", url + "net.pth", digest)
 
 
 def test_a_download_that_broke_off_leaves_nothing_and_is_fetched_once(server, tmp_path, monkeypatch):
     digest = hashlib.sha256(Server.data).hexdigest()
-    monkeypatch.setitem(files.WEIGHTS, "net", entry(server, digest))
+    monkeypatch.setitem(registry.WEIGHTS, "net", entry(server, digest))
     Server.cut = 300_000
     with pytest.raises(InputError, match="could not be fetched.*DEEPLANDSCAPE_WEIGHTS"):
-        files.weights_path("net")
+        registry.weights_path("net")
     assert not list((tmp_path / "cache").iterdir())
     Server.cut = None
-    assert files.weights_path("net").read_bytes() == Server.data
+    assert registry.weights_path("net").read_bytes() == Server.data
     asked = len(Server.asked)
-    files.weights_path("net")
+    registry.weights_path("net")
     assert len(Server.asked) == asked, "from the cache"
 
 
 def test_a_wrong_download_is_thrown_away(server, tmp_path, monkeypatch):
-    monkeypatch.setitem(files.WEIGHTS, "net", entry(server, "00" * 32))
+    monkeypatch.setitem(registry.WEIGHTS, "net", entry(server, "00" * 32))
     with pytest.raises(InputError, match="SHA-256"):
-        files.weights_path("net")
+        registry.weights_path("net")
     assert not list((tmp_path / "cache").iterdir())
 
 
 def test_embedded_weights_are_registered_and_verified(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_packaged", lambda: tmp_path / "weights")
+    monkeypatch.setattr(registry, "_packaged", lambda: tmp_path / "weights")
     with pytest.raises(InputError, match="not in this installation"):
-        files.weights_path("generator")
+        registry.weights_path("generator")
     trained = files.save_tensors(tmp_path / "best.safetensors", {"w": torch.ones(3)}, {"steps": 5})
-    files.register_weights("generator", trained, "# Card")
-    path = files.weights_path("generator")
+    registry.register_weights("generator", trained, "# Card")
+    path = registry.weights_path("generator")
     assert (files.load_tensors(path)[1] == {"steps": 5}
             and (tmp_path / "weights" / "generator.md").read_text() == "# Card\n")
     path.write_bytes(path.read_bytes() + b"!")
     with pytest.raises(InputError, match="damaged"):
-        files.weights_path("generator")
-    files.register_weights("generator", trained, "# Card 2")
-    assert files.weights_path("generator") == path
+        registry.weights_path("generator")
+    registry.register_weights("generator", trained, "# Card 2")
+    assert registry.weights_path("generator") == path
 
 
 # devices and progress

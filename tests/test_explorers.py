@@ -16,7 +16,7 @@ import torch
 from nbclient import NotebookClient
 
 from deeplandscape.core import InputError
-from deeplandscape.files import weights_path
+from deeplandscape.registry import weights_path
 from deeplandscape.explorers.toolkit import as_png, ClockFace, Drawing, Job, PhotoChoice, read_upload
 from deeplandscape.explorers.photos import InversionExplorer, loosen, PhotoExplorer
 from deeplandscape.explorers.latents import (

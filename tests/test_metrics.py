@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from deeplandscape.core import InputError
-from deeplandscape.files import find_weights
+from deeplandscape.registry import find_weights
 from deeplandscape.media import to_uint8
 from deeplandscape.metrics.extractors import Extractor, extractor, resized
 from deeplandscape.statistics import bootstrap, measure, Measurement

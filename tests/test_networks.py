@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deeplandscape import files, media
-from deeplandscape.files import find_weights, load_state, WEIGHTS, Weights, weights_path
+from deeplandscape import files, media, registry
+from deeplandscape.registry import find_weights, load_state, WEIGHTS, Weights, weights_path
 from deeplandscape.core import InputError
 from deeplandscape.metrics.extractors import extractor, LPIPS
 from deeplandscape.metrics.distances import clip_features, compare_videos, frechet_distance
@@ -41,7 +41,7 @@ def test_each_network_says_where_it_comes_from(name):
     w = WEIGHTS[name]
     assert w.url.startswith("https://") and w.licence and w.about and w.bytes > 5000
     assert w.sha256 is None or len(w.sha256) == 64
-    if name != "segformer": assert files._expected(w)
+    if name != "segformer": assert registry._expected(w)
 
 
 def test_own_folder_goes_first_and_offline_is_one_sentence(own, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deeplandscape import files as files_module
+from deeplandscape import registry
 from deeplandscape.core import InputError
 from deeplandscape.media import save_image
 from deeplandscape.data.sources import is_held_out
@@ -53,7 +53,7 @@ def test_deterministic_and_independent_of_the_batch(net, scenes):
 def test_shipped_weights_are_good_and_small(net):
     scores = evaluate_perception(net, scenes=64)
     assert scores["iou_sky"] > 0.9 and scores["iou_static"] > 0.8 and scores["iou_water"] > 0.65
-    path = files_module.weights_path("perception")
+    path = registry.weights_path("perception")
     assert path.stat().st_size < 3_000_000 and path.with_suffix(".md").exists()
 
 
@@ -234,9 +234,9 @@ def test_segmenter_takes_any_size(size):
 def test_shipped_segmenter_is_good_and_small(scenes):
     scores = evaluate_perception(load_segmenter(), scenes=32, size=96)
     assert scores["iou_sky"] > 0.85 and scores["iou_static"] > 0.75
-    path = files_module.weights_path("segmenter")
+    path = registry.weights_path("segmenter")
     assert path.with_suffix(".md").exists()
-    assert path.stat().st_size + files_module.weights_path("perception").stat().st_size <= 4_000_000
+    assert path.stat().st_size + registry.weights_path("perception").stat().st_size <= 4_000_000
 
 
 def test_segmenter_is_deterministic_and_independent_of_the_batch(scenes):

@@ -17,7 +17,8 @@ from lightning.fabric import Fabric
 
 from deeplandscape.training import loop
 from deeplandscape.core import InputError, use_threads
-from deeplandscape.files import load_tensors, save_tensors, weights_path
+from deeplandscape.files import load_tensors, save_tensors
+from deeplandscape.registry import weights_path
 from deeplandscape.data.store import Store
 from deeplandscape.data.prepare import prepare_store
 from deeplandscape.model.generator import GeneratorConfig

@@ -23,7 +23,8 @@ from .flow_predictors import (
 from .systems import (
     Animator, as_video, check_take, read_source, regions_of, SystemEntry, SystemSettings)
 from ..core import InputError, item_generator, pick_device
-from ..files import load_tensors, save_tensors, WEIGHTS, weights_path
+from ..files import load_tensors, save_tensors
+from ..registry import WEIGHTS, weights_path
 from ..media import from_uint8, to_uint8
 from ..photo.animation import Video
 

@@ -18,7 +18,8 @@ from .seg2vid import seg2vid_losses, Seg2VidConfig, Seg2VidNet
 from ..core import InputError, item_generator, item_normal
 from ..data.scenes import render
 from ..data.weather import scene_seeds, weather_at
-from ..files import atomic, save_network
+from ..files import atomic
+from ..registry import save_network
 from ..media import from_uint8, to_uint8
 from ..training.fit import fit, FitConfig
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from .flow_predictors import CodeEncoder, Predictor, PredictorConfig, recoloured
 from .landscape_training import clips_mark, edge_aware
 from ..core import InputError, item_generator
-from ..files import load_state, weights_path
+from ..registry import load_state, weights_path
 from ..media import from_uint8
 from ..perception.network import load_perception
 from ..training.fit import fit, FitConfig

@@ -25,7 +25,7 @@ from .landscape_training import (
     code_errors, motion_loss, MotionLearner, rendered_clips, store_clips, train_motion)
 from ..core import InputError
 from ..data.batches import open_sources
-from ..files import find_weights
+from ..registry import find_weights
 from ..media import from_uint8
 
 # %% ../../nbs/853_landscape_plan.ipynb #7cd64355

@@ -21,7 +21,7 @@ from ..averages import window
 from ..core import InputError, item_generator
 from ..data.scenes import render
 from ..data.weather import scene_seeds, weather_at
-from ..files import load_network, save_network
+from ..registry import load_network, save_network
 from ..training.fit import fit, FitConfig
 
 # %% ../../nbs/831_motion_energy.ipynb #5911b548

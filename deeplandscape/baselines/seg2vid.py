@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from ..averages import resize, window
 from .systems import Animator, as_video, check_take, read_source, regions_of
 from ..core import InputError, item_normal
-from ..files import load_network
+from ..registry import load_network
 from ..media import to_uint8
 from ..perception.network import perceptual_loss
 from ..photo.animation import Video

@@ -23,7 +23,7 @@ from .motion_energy import grey_of, load_motion_energy
 from .systems import (
     Animator, as_video, check_take, feathered, paste, read_source, regions_of, SystemEntry, SystemSettings)
 from ..core import InputError, item_generator
-from ..files import find_weights
+from ..registry import find_weights
 from ..metrics.flow import optical_flow
 from ..perception.network import load_perception, perceptual_loss
 from ..photo.animation import Video

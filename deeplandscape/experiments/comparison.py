@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 
 from ..core import InputError, item_generator, progress
-from ..files import find_weights, load_tensors, save_tensors
+from ..files import load_tensors, save_tensors
+from ..registry import find_weights
 from ..media import from_uint8, to_uint8
 from ..statistics import centred_interval, FEW, measure, Measurement
 from ..baselines.registry import find_system

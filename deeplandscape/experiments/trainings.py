@@ -21,7 +21,8 @@ import torch
 from pandas.io.formats.style import Styler
 
 from ..core import InputError
-from ..files import load_tensors, save_tensors, WEIGHTS, Weights, weights_path
+from ..files import load_tensors, save_tensors
+from ..registry import WEIGHTS, Weights, weights_path
 from ..media import image_grid, to_uint8
 from ..model.generator import Generator, GeneratorConfig, load_generator, save_generator
 from ..training.schedule import ablation, ABLATIONS, BEYOND, total_images, TrainConfig

@@ -19,7 +19,8 @@ import pandas as pd
 from torch import Tensor
 import torch
 
-from ..files import find_weights, save_tensors
+from ..files import save_tensors
+from ..registry import find_weights
 from ..statistics import measure, paired_interval, rank_correlation, verdict
 from ..data.weather import scene_seeds
 from ..data.scenes import render

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 
 from ..core import InputError
-from ..files import file_sha256, WEIGHTS, weights_path
+from ..files import file_sha256
+from ..registry import WEIGHTS, weights_path
 from ..model.generator import Generator, load_generator, mean_style
 from ..model.approximator import Approximator, load_lighting
 from ..video.lighting import STYLES, styles_of

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from ..core import InputError, item_normal, pick_device
-from ..files import file_sha256, load_state, WEIGHTS, weights_path
+from ..files import file_sha256
+from ..registry import load_state, WEIGHTS, weights_path
 from ..media import from_uint8, to_uint8
 from ..perception.network import load_perception
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from ..core import InputError, progress
-from ..files import atomic, find_weights
+from ..files import atomic
+from ..registry import find_weights
 from ..media import read_photo, read_video
 from ..statistics import measure, Measurement
 from ..data.sources import PICTURES, VIDEOS

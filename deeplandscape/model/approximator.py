@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import nn
 import torch
 
-from ..files import load_network, save_network
+from ..registry import load_network, save_network
 
 # %% ../../nbs/25_approximator.ipynb #4fd972b1
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ..core import InputError
-from ..files import load_network, save_network, WEIGHTS, weights_path
+from ..registry import load_network, save_network, WEIGHTS, weights_path
 from ..pictures import IMAGENET_MEAN, IMAGENET_STD
 from .generator import GeneratorConfig
 

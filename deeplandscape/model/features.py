@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 
 from ..core import InputError
-from ..files import load_tensors, weights_path
+from ..files import load_tensors
+from ..registry import weights_path
 
 # %% ../../nbs/23_features.ipynb #5317971c
 STRIDED = (1, 3, 5, 11)                                   # blocks that halve the map

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..core import InputError, item_normal
-from ..files import load_network, save_network
+from ..registry import load_network, save_network
 from .layers import AdaIN, blur, EqualConv2d, EqualLinear, NoiseInput, StyledMaps, UpConv2d
 
 # %% ../../nbs/21_generator.ipynb #c3f5b0dc

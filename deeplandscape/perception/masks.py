@@ -21,7 +21,8 @@ import torch.nn.functional as F
 
 from ..core import InputError, pick_device
 from ..pictures import IMAGENET_MEAN, IMAGENET_STD
-from ..files import load_state, load_tensors, weights_path
+from ..files import load_tensors
+from ..registry import load_state, weights_path
 from .network import _conv, _segment, CLASSES
 from .examples import PhotoExamples
 from .training import PerceptionTraining

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ..core import InputError, pick_device
-from ..files import load_state, weights_path
+from ..registry import load_state, weights_path
 from ..model.features import FrozenFeatures, load_features
 
 # %% ../../nbs/741_esrgan.ipynb #a0695d45

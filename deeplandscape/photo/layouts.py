@@ -15,7 +15,8 @@ import torch.nn.functional as F
 
 from ..averages import resize
 from ..core import InputError, pick_device
-from ..files import load_tensors, load_state, Weights, weights_path, WEIGHTS
+from ..files import load_tensors
+from ..registry import load_state, Weights, weights_path, WEIGHTS
 from .rrdb import conv, load_superres, RRDBNet, SuperresConfig
 from .superres import guided_filter
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from ..averages import enlarge, resize
 from ..core import InputError
-from ..files import load_network, save_network
+from ..registry import load_network, save_network
 from ..data.scenes import render_clip
 
 # %% ../../nbs/74_rrdb.ipynb #24c0c5ba

@@ -29,7 +29,8 @@ import torch
 import torch.nn.functional as F
 
 from ..core import InputError
-from ..files import atomic, file_sha256, weights_path
+from ..files import atomic, file_sha256
+from ..registry import weights_path
 from ..parameters import check_running, parameters_of
 from ..media import from_uint8, read_photo, save_image, to_uint8, write_video
 from ..data.weather import scene_seeds
