@@ -23,7 +23,8 @@ from PIL import Image
 import torch
 
 from ..core import InputError, progress
-from ..files import _fetch, atomic, writing
+from ..files import atomic, writing
+from ..registry import _fetch
 from ..media import iterate_video, write_video
 
 # %% ../../nbs/18_clips.ipynb #074f83e9
