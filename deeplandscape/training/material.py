@@ -149,4 +149,5 @@ def place_material(
 ) -> Sources:          # or its counterpart on the device
     "Sources that read from the stores, or from the device where there is room or skies are mirrored."
     resident = mirror or fits(still, moving, sizes, device)
-    return on_device(still, moving, sizes, device, mirror, segment, out) if resident else Sources(still, moving)
+    if not resident: return Sources(still, moving)
+    return on_device(still, moving, sizes, device, mirror, segment, out)
