@@ -18,6 +18,7 @@ from ..model.projected import augment, ProjectedDiscriminators
 from .losses import average_weights, draw_fakes, item_seeds, make_fakes, Sources
 from .networks import Networks, update
 from .schedule import at, level_entries, Stage
+from .widening import begin_enlarged, continues
 
 
 # %% ../../nbs/63_projected.ipynb #02a50259
@@ -178,11 +179,14 @@ def enter_projected(
     sources: Sources,
     now: Stage,
 ) -> None:
-    "Calibrate the mixing on real images, and start a new block of G with small weights."
+    "Calibrate the mixing on real images; a new block of G begins with the enlarged picture, if it can."
     size, seed = nets.config.generator.size(now.level), nets.config.seed
     images = sources.real(1, size, [seed + k for k in range(64)])[:, 0].to(nets.fabric.device)
     nets.P[str(size)].mixing.calibrate(nets.features(images))
     if now.level == level_entries(nets.config)[0][0]: return      # no new block: training starts here
+    if continues(nets.config.generator, now.level):
+        for G in nets.G, nets.G_ema: begin_enlarged(G, now.level, seed)
+        return
     draw = torch.Generator().manual_seed(seed)
     for G in nets.G, nets.G_ema:
         start = draw.get_state()
