@@ -101,7 +101,7 @@ def continues(
 def begin_enlarged(
     G: Generator,            # changed in place
     level: int,              # the new level, for which `continues` holds
-    seed: int = 0,           # of the noise, and of the images that set the biases
+    seed: int = 0,           # of the noise and of the images that set biases
     spread: float = 0.1,     # of the random weights beside the identity, equalised
     strength: float = 0.05,  # of the static maps
     below: float = 0.1,      # share of the values that stay below zero
@@ -118,7 +118,7 @@ def begin_enlarged(
         conv.weight[each, each, 1, 1] = 1 / conv.scale
         conv.bias.zero_()
         x = conv(x) if half else blur(conv(x))
-        values = x.transpose(0, 1).flatten(1)[:, ::x.shape[-1] // 16 + 1]   # of each channel, a part of the pixels
+        values = x.transpose(0, 1).flatten(1)[:, ::x.shape[-1] // 16 + 1]     # by channel, some of the pixels
         conv.bias.copy_(-torch.quantile(values, below, dim=1))
         if new.noise_st is not None:
             weight = new.noise_st[half].weight
