@@ -170,6 +170,20 @@ def test_two_controls_are_measured_as_what_they_are():
     assert "stays in place" in doubts(found)[0]
 
 
+def test_a_light_that_was_asked_for_is_no_fault():
+    "A sky that moves as asked while night falls: nothing is doubtful; a veil in that light still is."
+    photo, masks = scene()
+    H, times = wind("4h", masks, 0.6), torch.arange(0, 120, 4, dtype=torch.float64)
+    dusk = torch.tensor([0.2, 0.25, 0.4]).view(3, 1, 1) ** torch.linspace(0, 1, len(times)).view(-1, 1, 1, 1)
+    moved = next(iter(CONTROLS.values()))(photo, masks[:, :1], H, times)
+    veil = 0.5 * moved + 0.5 * photo
+    lit = {name: measure_moving((video + 1) * dusk - 1, masks, H, fps=7.5, lit=True)
+           for name, video in dict(moved=moved, veil=veil).items()}
+    assert doubts(lit["moved"]) == [] and "stays in place" in doubts(lit["veil"])[0]
+    said = " ".join(doubts(measure_moving((moved + 1) * dusk - 1, masks, H, fps=7.5)))
+    assert "colour" in said and "blurred" in said
+
+
 def test_shares_do_not_depend_on_light_and_see_noise_as_neither():
     photo, masks = scene()
     H, region = wind("9h", masks, 0.6), erode(masks[:, 1:2], 2)

@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from lightning.fabric import Fabric
+from torch.testing import assert_close
 
 from deeplandscape.core import InputError, item_generator, use_threads
 from deeplandscape.data.prepare import prepare_store
 from deeplandscape.data.store import Store
 from deeplandscape.files import load_tensors
 from deeplandscape.model.features import load_features
-from deeplandscape.model.generator import GeneratorConfig
-from deeplandscape.model.layers import Normalise, StyledMaps
+from deeplandscape.model.generator import Generator, GeneratorConfig, Latents
+from deeplandscape.model.layers import blur, Normalise, StyledMaps
 from deeplandscape.model.projected import (Mixing, ProjectedConfig, ProjectedDiscriminators,
                                            append_group_deviation, augment, join)
 from deeplandscape.training.loop import launch, train, train_step
@@ -27,6 +28,7 @@ from deeplandscape.training.losses import Sources
 from deeplandscape.training.networks import Networks
 from deeplandscape.training.projected import hinge
 from deeplandscape.training.schedule import at, PROFILES, TrainConfig, stage, total_images
+from deeplandscape.training.widening import begin_enlarged, continues
 
 TESTS = Path(__file__).resolve().parent
 GROWN = TrainConfig(  # 32 px against the paper's discriminators, 64 px against the frozen features
@@ -157,6 +159,29 @@ def test_what_is_frozen_stays_and_what_learns_moves(sources):
     assert not torch.equal(G, nets.G.to_rgb[4].weight)
     assert all(not torch.equal(a, b) for a, b in zip(heads, kernels()))
     assert all(p.requires_grad for p in nets.P.parameters())
+
+
+@pytest.mark.parametrize("static_maps, gate", [(True, True), (True, False), (False, True)])
+def test_a_new_level_begins_with_the_enlarged_picture(static_maps, gate):
+    """Without noise and with all values above zero it is the enlargement, sharpened as AdaIN restores the
+    spread; as used it is close to it, colours stay, and the bias can still learn."""
+    config = GeneratorConfig(16, z_dim=16, w_dim=16, channels=(8, 12, 12), static_maps=static_maps,
+                             dynamic_gate=gate)
+    assert [continues(config, level) for level in range(3)] == [False, False, True]
+    L = Latents.sample(config, range(100, 108))
+    inner = lambda images: images[..., 2:-2, 2:-2].flatten()    # `blur` pads with zeros, not with the bias
+    for begun in {}, dict(spread=0.0, strength=0.0, below=0.0), None:
+        torch.manual_seed(3)
+        G = Generator(config)
+        if begun is not None: begin_enlarged(G, 2, **begun)
+        with torch.no_grad(): small, large = G(L, level=1), G(L, level=2)
+        pair = torch.stack([inner(large), inner(blur(F.interpolate(small, scale_factor=2)))])
+        alike = torch.corrcoef(pair)[0, 1]
+        assert (alike < 0.5) if begun is None else (alike > 0.9)
+        if begun is not None: assert_close(large.mean((2, 3)), small.mean((2, 3)), rtol=0, atol=1e-5)
+        if begun == {}:
+            G(L).square().mean().backward()
+            assert all(G.blocks[2].conv.bias.grad.abs() > 0)
 
 
 def test_the_heads_learn_alone_at_first(sources):

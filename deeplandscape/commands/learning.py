@@ -108,7 +108,7 @@ def train_command(
     quiet = contextlib.redirect_stdout(io.StringIO())
     with fabric.rank_zero_first(), contextlib.nullcontext() if fabric.is_global_zero else quiet:
         sources = place_material(*open_material(photos, clips, scenes, out, sizes, typer.echo),
-                                 sizes, fabric.device, mirror, segment)
+                                 sizes, fabric.device, mirror, segment, out)
     drawn = [f"{scenes} scenes"]
     card = {"data": {"stills": photos or clips or drawn, "clips": clips or drawn}}
     try:

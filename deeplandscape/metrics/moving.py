@@ -110,6 +110,11 @@ def mean_colour(x, region):
     "Mean of x (B, C, H, W) in a region (1, 1, H, W): (B, C)."
     return (x * region).sum((2, 3)) / region.sum().clamp_min(1)
 
+def in_colour_of(first, x, region):
+    "Frame x (1, 3, H, W) with the first one's mean colour in a region, so that light does not count."
+    mean = lambda v: mean_colour(v + 1, region)[..., None, None].clamp_min(1e-3)
+    return (x + 1) * (mean(first) / mean(x)) - 1
+
 def flicker(a, b, c, region):
     "Mean second difference in time of the brightness of three frames (1, 3, H, W), on a scale of 255."
     second = window((a - 2 * b + c).mean(1, keepdim=True), max(1, min(a.shape[-2:]) // 40)).abs()
@@ -127,23 +132,26 @@ def measure_moving(
     homography: Homography,          # the requested motion
     fps: float = 30,                 # frames a second
     period: float | None = None,     # see `wind.renewal`, frames at 30 a second
+    lit: bool = False,               # the light should change: it is taken out before measuring
 ) -> dict:                           # name -> number, NaN where it cannot be measured
     "The measures of a video's motion, sharpness, colour and flicker."
     size, last, rate = masks.shape[-2:], len(frames) - 1, 30 / fps
-    picture = lambda i: (from_uint8(frames[i]) if frames[i].dtype == torch.uint8
-                         else frames[i])[None].float().cpu()
-    masks, first = masks.cpu(), picture(0)
+    shown = lambda i: (from_uint8(frames[i]) if frames[i].dtype == torch.uint8
+                       else frames[i])[None].float().cpu()
+    masks, first = masks.cpu(), shown(0)
     moving = erode((masks[:, :1] < 0.05).float(), max(1, min(size) // 100))
     asked = wind_asked_for(homography, size)
     pace = float((asked.norm(dim=0) * moving[0, 0]).sum() / moving.sum().clamp_min(1))       # px a frame
     if moving.mean() < 0.002: return {}
+    picture = (lambda i: in_colour_of(first, shown(i), moving)) if lit else shown
     found, far = {}, min(last, int(0.29 * period / rate)) if period else last
     if pace > 1e-3: found |= _motion(picture, first, moving, asked, pace, homography, far, last, rate)
     some, border = [picture(round(i * last / 4)) for i in range(5)], border_of(masks)
     found["sharpness at least"] = min(sharpness(x, moving) for x in some) / max(
         sharpness(first, moving), 1e-9)
-    found["drift of colour, of 255"] = 127.5 * max(
-        float((mean_colour(x, moving) - mean_colour(first, moving)).abs().max()) for x in some)
+    if not lit:
+        found["drift of colour, of 255"] = 127.5 * max(
+            float((mean_colour(x, moving) - mean_colour(first, moving)).abs().max()) for x in some)
     found["seam"] = sharpness(some[-1], border) / max(sharpness(first, border), 1e-9)
     middle = max(1, min(last - 1, last // 2))
     return found | {"flicker, of 255": flicker(*(picture(min(last, middle + k)) for k in (-1, 0, 1)), moving)}

@@ -248,7 +248,8 @@ def examine(film, found, homography, loop, unsure=()):
     if film.composer.mirror >= 0.4:
         report["calm water"] = (f"shows the land, whose mirror image stands still (correlation "
                                 f"{film.composer.mirror:.2f})")
-    seen = measure_moving(film, film.composer.masks, homography, film.fps, film.composer.period)
+    seen = measure_moving(film, film.composer.masks, homography, film.fps, film.composer.period,
+                          lit=film.styles is not None)
     report |= quality(film, found.photo, found.mask) | smoothness(film, loop) | seen
     said = [*unsure, *doubts(seen)]
     return report | ({"doubts": " ".join(said)} if said else {})

@@ -145,7 +145,9 @@ def place_material(
     device: str | torch.device,  # where the training runs
     mirror: float,     # share of pairs made of photographs whose sky is mirrored
     segment: Callable,  # images -> (B, 3, H, W), static, sky, water; needed for mirrored skies
+    out: str | Path | None = None,  # folder of the training, keeps masks
 ) -> Sources:          # or its counterpart on the device
     "Sources that read from the stores, or from the device where there is room or skies are mirrored."
     resident = mirror or fits(still, moving, sizes, device)
-    return on_device(still, moving, sizes, device, mirror, segment) if resident else Sources(still, moving)
+    if not resident: return Sources(still, moving)
+    return on_device(still, moving, sizes, device, mirror, segment, out)

@@ -210,9 +210,9 @@ OVERNIGHT = replace(
     lr=((8, 2.5e-3), (64, 1e-3), (128, 8e-4)), ema=((8, 0.99), (32, 0.995), (64, 0.9985), (128, 0.9989)),
     cool=100_000)
 EVENING = replace(
-    OVERNIGHT, first_resolution=64, fade_images=((64, 4_000), (128, 4_000)),
-    stable_images=((64, 56_000), (128, 76_000)), cool=40_000,
-    projected=replace(OVERNIGHT.projected, structure=((4, 60.0), (128, 100.0)), still=45.0, moving=60.0))
+    OVERNIGHT, first_resolution=64, fade_images=((64, 4_000), (128, 1_600)),
+    stable_images=((64, 44_000), (128, 104_000)), cool=40_000,
+    projected=replace(OVERNIGHT.projected, structure=((4, 20.0), (128, 40.0)), still=30.0, moving=40.0))
 PROFILES = {"overnight": OVERNIGHT, "evening": EVENING, "small": SMALL,
             "gated": GATED, "tuned": TUNED, "gpu": GPU, "paper": paper_config(),
             "paper128": paper_config(128), "paper512": paper_config(512),
