@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEW', 'Measurement', 'interval_of_sum', 'welch_interval', 'bootstrap', 'measure', 'centred_interval',
-           'paired_interval', 'rank_correlation', 'verdict', 'all_hold', 'holm']
+           'paired_interval', 'rank_correlation', 'verdict', 'holm']
 
 # %% ../nbs/04_statistics.ipynb #b6b1d43f
 import math
@@ -154,12 +154,6 @@ def verdict(
     "Whether our difference lies on the paper's side of zero."
     if not (np.isfinite(low) and np.isfinite(high)) or low <= 0 <= high: return "undecided"
     return "held" if (low > 0) == (side > 0) else "not held"
-
-def all_hold(
-    *answers: bool | None,     # of the parts; None where one is open
-) -> str:                      # held, not held or undecided
-    "The verdict on a statement of several parts."
-    return "not held" if False in answers else "held" if all(answers) else "undecided"
 
 # %% ../nbs/04_statistics.ipynb #9d1d1f59
 def holm(

@@ -15,12 +15,13 @@ from itertools import combinations
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from torch import Tensor
 import torch
 
 from ..files import find_weights, save_tensors
-from ..statistics import measure, paired_interval, rank_correlation, verdict
+from ..statistics import interval_of_sum, measure, rank_correlation, verdict
 from ..data.weather import scene_seeds
 from ..data.scenes import render
 from ..model.generator import Generator, Latents
@@ -168,7 +169,7 @@ def variant_table(
 def variant_orderings(
     results: dict,           # variant -> rows of `measure_inversion`, the same photographs in the same order
     paper: pd.DataFrame,     # the paper's table: method, metric, value
-) -> pd.DataFrame:           # metric, more, less, the paper's difference, ours with its interval, verdict
+) -> pd.DataFrame:           # metric, more, less, the paper's difference, ours, interval, p, verdict
     "Which of the paper's orderings of two variants hold."
     said, lines = paper.set_index(["metric", "method"]).value.astype(float), []
     metrics = [m for m in LIKE_THE_PAPERS if m in next(iter(results.values()))[0]]
@@ -177,10 +178,10 @@ def variant_orderings(
             difference = said[LIKE_THE_PAPERS[metric], a] - said[LIKE_THE_PAPERS[metric], b]
             if abs(difference) < 1e-9: continue
             more, less = (a, b) if difference > 0 else (b, a)
-            value, low, high = paired_interval([x[metric] - y[metric]
-                                                for x, y in zip(results[more], results[less])])
+            paired = np.array([x[metric] - y[metric] for x, y in zip(results[more], results[less])], float)
+            value, low, high, p = interval_of_sum(paired[~np.isnan(paired)])
             lines.append(dict(metric=metric, more=more, less=less, paper=abs(difference),
-                              ours=value, low=low, high=high, verdict=verdict(low, high)))
+                              ours=value, low=low, high=high, p=p, verdict=verdict(low, high)))
     return pd.DataFrame(lines)
 
 # %% ../../nbs/80_variants.ipynb #e5b4279a
