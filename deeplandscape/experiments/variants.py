@@ -188,6 +188,7 @@ def variant_orderings(
 def draw_variants(
     table: pd.DataFrame,     # of `variant_table`
     paper: pd.DataFrame,     # method, metric, value
+    look: Callable = lambda method: ("C0", "-"),   # of a variant: colour, kind of line
 ) -> plt.Figure:
     "A panel for each measure, a line for each variant."
     metrics, methods = list(dict.fromkeys(table.metric)), list(dict.fromkeys(table.method))[::-1]
@@ -199,8 +200,9 @@ def draw_variants(
         axes.plot(theirs.value, [methods.index(m) for m in theirs.method],
                   "D", color="0.35", markerfacecolor="white", label="paper")
         off = (ours.value - ours[["low", "high"]].T).abs().fillna(0)
-        axes.errorbar(ours.value, [methods.index(m) for m in ours.method],
-                      xerr=off.to_numpy(), fmt="o", ms=4, label="ours")
+        for i, (method, value) in enumerate(zip(ours.method, ours.value)):
+            axes.errorbar([value], [methods.index(method)], xerr=off.to_numpy()[:, i:i + 1], fmt="o", ms=4,
+                          color=look(method)[0], label="ours" if i == 0 else None)
         axes.set(yticks=range(len(methods)), yticklabels=methods, ylim=(-0.6, len(methods) - 0.4),
                  xlabel=textwrap.fill(metric, 18))
         axes.margins(x=0.2)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -24,7 +25,7 @@ from ..statistics import holm
 from .evidence import Evidence, exact_number, margin, Margin, mean_of_items, names_in
 from .results import is_current, items_path, parameters_of, project_folder
 from .reproduce import read_profile
-from .figures import published
+from .figures import published, read_draws
 
 # %% ../../nbs/94_claims.ipynb #8602ab90
 @dataclass(frozen=True)
@@ -94,6 +95,12 @@ def source_of(
     return ast.literal_eval(declared["default"]) if declared else name
 
 # %% ../../nbs/94_claims.ipynb #65b359c1
+def draws_of(result: Path, line: pd.Series) -> np.ndarray | None:
+    "The bootstrap draws of a distance between sets, where the result has kept them."
+    if line.get("frame"): return None
+    return read_draws(result.stem, result.parent).get(f"{line.get('metric')}|{line.get('method')}")
+
+
 def read_table(path: Path) -> pd.DataFrame:
     "A CSV as text; empty where there is none."
     return pd.read_csv(path, keep_default_na=False, dtype=str) if path.exists() else pd.DataFrame()
@@ -128,7 +135,8 @@ def our_evidence(
     if (value := cell(lines, column)) is None: return None
     if entry.get("exact"): return exact_number(value)
     ends = [cell(lines, side) if column in ("value", "ours") else None for side in ("low", "high")]
-    return Evidence(value, *(math.nan if end is None else end for end in ends))
+    ends = [math.nan if end is None else end for end in ends]
+    return Evidence(value, *ends, draws=draws_of(result, lines.iloc[0]) if column == "value" else None)
 
 
 def papers_number(
@@ -149,7 +157,7 @@ class Check:
 
     @property
     def says(self) -> str:
-        "holds, does not hold, undecided, or not measured."
+        "holds, does not hold, undecided, not tested, or not measured."
         return self.ours.says if self.ours else "not measured"
 
 
@@ -173,16 +181,17 @@ VERDICTS = ("reproduced", "partly", "not reproduced", "undecided", "not measured
 # %% ../../nbs/94_claims.ipynb #891c94ba
 def counted_checks(found: list) -> str:
     "How many of the comparisons hold, and what became of the others."
-    others = {"do not": "does not hold", "undecided": "undecided", "not measured": "not measured"}
-    rest = [f"{found.count(says)} {word}" for word, says in others.items() if says in found]
+    others = ("does not hold", "undecided", "not tested", "not measured")
+    rest = [f"{found.count(says)} {says.replace('does', 'do').removesuffix(' hold')}" for says in others
+            if says in found]
     return ", ".join([f"{found.count('holds')} of {len(found)} comparisons hold", *rest])
 
 
 def rule(claim: Claim, found: list, controls: list, evidence: bool) -> tuple[str, str]:
     "Verdict and reason, from what came of the checks and of the controls."
-    good, bad, open_ = (found.count(says) for says in ("holds", "does not hold", "undecided"))
+    good, bad = found.count("holds"), found.count("does not hold")
     if not evidence: return "not testable here", "this profile only tries the machinery"
-    if good + bad + open_ == 0:
+    if all(says == "not measured" for says in found):
         if claim.needs: return "not testable here", f"needs {claim.needs}"
         return "not measured yet", "the result files it is judged by are not there"
     beaten = all(says == "holds" for says in controls if says != "not measured")

@@ -15,17 +15,18 @@ import pandas as pd
 from scipy.stats import t as student
 
 from ..core import InputError
-from ..statistics import interval_of_sum
+from ..statistics import centred_interval, interval_of_sum
 from ..study.intervals import wilson
 
 # %% ../../nbs/931_evidence.ipynb #8e24e810
 @dataclass(frozen=True)
 class Evidence:
-    "A number, the ends of its interval, and the values of the items that it is the mean of."
+    "A number, the ends of its interval, and the values of the items that it is the mean of, or its draws."
     value: float
     low: float = math.nan
     high: float = math.nan
     items: pd.Series | None = None      # name of the item -> value
+    draws: np.ndarray | None = None     # (1 + R,) of a set: itself, then bootstrap draws of its items
 
     @property
     def exact(self) -> bool:
@@ -150,6 +151,14 @@ def grouped(series: list) -> list:
         groups = [*apart, [one, *(s for g in near for s in g)]]
     return [pd.concat(g, axis=1, join="inner").sum(axis=1) for g in groups]
 
+# %% ../../nbs/931_evidence.ipynb #5f0a3c73
+def of_draws(value: float, draws: np.ndarray) -> "Margin":
+    "The margin of distances between sets, from the same draws of the items for all; not tested without draws."
+    _, low, high = centred_interval(draws)
+    if math.isnan(low): return Margin(value, -math.inf, math.inf, p=1.0)
+    low, high = (value - draws[0] + end for end in (low, high))
+    return Margin(value, float(low), float(high), p=p_of_interval(value, low, high))
+
 # %% ../../nbs/931_evidence.ipynb #4ab84ebb
 @dataclass(frozen=True)
 class Margin:
@@ -162,7 +171,8 @@ class Margin:
 
     @property
     def says(self) -> str:
-        "holds, does not hold, or undecided."
+        "holds, does not hold, undecided, or not tested."
+        if self.low == -math.inf and self.high == math.inf: return "not tested"
         return "holds" if self.low > 0 else "does not hold" if self.high < 0 else "undecided"
 
 
@@ -184,6 +194,8 @@ def margin(
         if min(map(len, groups)) > 0:
             *total, p = map(float, interval_of_sum(groups[0] + constant, *groups[1:]))
             return Margin(*total, min(map(len, groups)), p)
+    if parts and loose and all(known[name].draws is not None for name in loose):
+        return of_draws(value, sum(parts[1][name] * known[name].draws for name in loose))
     span = of(evaluated(tree, {name: around((e.low, e.high)) for name, e in known.items()}))
     counts = [len(known[name].items) for name in loose if known[name].items is not None]
     count = min(counts, default=0)
