@@ -230,7 +230,9 @@ def keep_pictures(
 # %% ../../nbs/80_variants.ipynb #98dd9528
 RULES = {"paper: gradient x 0.001": dict(S_gradient=0.001, S_lr=None),
          "gradient as it is": dict(S_gradient=1.0, S_lr=None),
-         "rate x 0.25": dict(S_lr=0.25), "rate x 0.05": dict(S_lr=0.05)}
+         "rate x 0.25": dict(S_lr=0.25), "rate x 0.05": dict(S_lr=0.05),
+         "L2 of S x 0.01": dict(S_gradient=1.0, S_lr=None, S_penalty=0.01),
+         "L2 of S x 1": dict(S_gradient=1.0, S_lr=None, S_penalty=1.0)}
 
 def map_size(
     found: Inversion,
