@@ -127,8 +127,8 @@ LOOKS = {  # system -> number in the palette, or a grey; kind of line
     "I2S": (5, "-"), "MO": (1, "-"), "E": (9, "-"), "EO": (3, "-"), "EOI": (4, "-"), "EOIF": (0, "-"),
     "EOIFS": (2, "-"), "EOIF, masked motion": (0, "--"), "EOIFS, finished": (2, "--"),
     "SG": (1, "-"), "AL (no int)": (3, "-"), "AL": (3, "--"), "AL (finetuned)": (3, ":"),
-    "AL (+ style)": (3, "-."), "AL + style": (3, "-."), "TS": (4, "-"), "LDS": (5, "-"),
-    "LDS, closed loop": (5, "--"), "real": ("0", "-"), "control: still photo": ("0.45", ":"),
+    "AL (+ style)": (3, "-."), "AL + style": (3, "-."), "TS": (4, "-"), "LDS": (9, "-"),
+    "LDS, closed loop": (9, "--"), "real": ("0", "-"), "control: still photo": ("0.45", ":"),
     "control: pixels moved": ("0.45", "--"), "control: inpainted and moved": ("0.45", "-.")}
 
 
