@@ -461,7 +461,8 @@ def protocols_of(
 ) -> dict:                  # metric -> protocol of one system
     "How each metric was measured."
     last = {entry[-1].protocol["metric"]: entry[-1].protocol for part in found for entry in part}
-    return {name: {k: v for k, v in p.items() if k not in ("metric", "frame", "draws")} for name, p in last.items()}
+    return {name: {k: v for k, v in p.items() if k not in ("metric", "frame", "draws")}
+            for name, p in last.items()}
 
 # %% ../../nbs/89_comparison.ipynb #5e7d1f02
 def set_draws(

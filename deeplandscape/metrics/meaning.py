@@ -170,7 +170,8 @@ def statement_numbers(
     alike = bootstrap(torch.cat(change, 1), profile_cosine)
     shares = {name: bootstrap(v) for name, v in hours_seen(pair).items()}
     text = lambda v: "{:.2f} [{:.2f}, {:.2f}]".format(*v)
-    order = [(k, [at[k, "brightness"][f"monotonic{end}"] for end in ("", " low", " high")]) for k in (1, 2, 3)]
+    order = [(k, [at[k, "brightness"][f"monotonic{end}"] for end in ("", " low", " high")])
+             for k in (1, 2, 3)]
     measured = [say(1, "brightness", "temperature"), say(2, "brightness", "temperature", "saturation"),
                 f"|cosine| of the profiles {text(alike)}",
                 "; ".join(f"{name} in {text(v)} of scenes" for name, v in shares.items()),

@@ -153,7 +153,7 @@ def grouped(series: list) -> list:
 
 # %% ../../nbs/931_evidence.ipynb #5f0a3c73
 def of_draws(value: float, draws: np.ndarray) -> "Margin":
-    "The margin of distances between sets, from the same draws of the items for all; not tested without draws."
+    "The margin of distances between sets, from the same draws for all; not tested without draws."
     _, low, high = centred_interval(draws)
     if math.isnan(low): return Margin(value, -math.inf, math.inf, p=1.0)
     low, high = (value - draws[0] + end for end in (low, high))

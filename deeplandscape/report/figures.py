@@ -86,7 +86,8 @@ def beside(
     # a result that measures something else
     if ours.merge(table[["method", "metric"]]).empty: extra = extra[:0]
     own = OWN if table.method.str.startswith("Ours").any() else ()    # Table 3 has no place for others
-    extra = extra[extra.method.str.split(",").str[0].isin(table.method) | extra.method.str.startswith(own)].drop(columns="side")
+    known = extra.method.str.split(",").str[0].isin(table.method)
+    extra = extra[known | extra.method.str.startswith(own)].drop(columns="side")
     extra = extra.assign(better=extra.metric.map(dict(zip(table.metric, table.better))))
     table = table.merge(ours, on=KEYS, how="left")
     table = pd.concat([table, extra], ignore_index=True) if len(extra) else table

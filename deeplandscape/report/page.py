@@ -129,7 +129,7 @@ def compared_table(name: str, folder: Path) -> dict | None:
             "beside": int((table.paper.notna() & table.ours.notna()).sum())}
 
 # %% ../../nbs/95_page.ipynb #61e9c92f
-FOUND = ("holds", "does not hold", "undecided", "not tested", "not measured")      # what becomes of a comparison
+FOUND = ("holds", "does not hold", "undecided", "not tested", "not measured")    # of a comparison
 
 
 def paper_items(folder: Path, judged: list) -> list:

@@ -102,7 +102,8 @@ def measure_lighting(
     style = lambda z_dyn: G.mapping(torch.cat([z_st, z_dyn], dim=1))
     w_a, apart, errors = style(z_a), (style(z_a) - style(z_b)).abs().mean(), {}
     for c in 0.0, 0.5, 1.0:
-        error = A(w_a, z_b, torch.full((samples, 1), c, device=device)) - style(z_a * (1 - c) ** 0.5 + z_b * c ** 0.5)
+        there = style(z_a * (1 - c) ** 0.5 + z_b * c ** 0.5)
+        error = A(w_a, z_b, torch.full((samples, 1), c, device=device)) - there
         errors[c] = (error.abs().mean() / apart).item()
     return errors
 
