@@ -1,5 +1,6 @@
 """The claims of the paper and their rules: complete, fair to the paper's own numbers, and free of numbers and
 verdicts of ours."""
+import html
 import json
 import re
 from pathlib import Path
@@ -9,7 +10,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from deeplandscape.report.claims import claim_verdicts, judge, read_claims, source_of, VERDICTS
+from deeplandscape.report.claims import (
+    claim_verdicts, correction_sentence, judge, read_claims, source_of, VERDICTS)
 from deeplandscape.core import InputError
 from deeplandscape.report.figures import published
 from deeplandscape.report.evidence import names_in
@@ -116,7 +118,7 @@ def test_a_better_mean_decides_nothing_alone(tmp_path):
     write_inversion(tmp_path, {"EOI": HARD, "EOIF": uncertain})
     assert verdict(tmp_path, "fine_tuning").checks[0].says == "undecided"
     (tmp_path / "a5_invert_items.csv").unlink()               # and a mean without interval or items neither
-    assert verdict(tmp_path, "fine_tuning").checks[0].says == "undecided"
+    assert verdict(tmp_path, "fine_tuning").checks[0].says == "not tested"
 
 
 @pytest.mark.parametrize("side", [16, 128])
@@ -165,6 +167,22 @@ def test_one_verdict_on_every_page(tmp_path):
     for name in VERDICTS:
         count = sum(v.says == name and v.claim.shown == "tab02_inversion" for v in claim_verdicts(folder))
         assert (f"{count} {name}" in line) == (count > 0)
+
+
+def test_the_number_of_claims_is_corrected_for(tmp_path):
+    "What is significant by itself and not in its family is undecided everywhere, and both counts are told."
+    folder, rng = tmp_path / "cpu", np.random.default_rng(0)
+    fine = rng.normal(0, 0.01, 30)
+    weak = HARD.mean() + 0.05 * (fine - fine.mean()) / fine.std() + 0.0205       # about 2.2 standard errors
+    items = {("EOI", "SSIM"): np.full(30, HARD.mean()), ("EOIF", "SSIM"): weak,
+             ("EOI", "LPIPS"): weak, ("EOIF", "LPIPS"): np.full(30, HARD.mean())}
+    save_result("a5_invert", "cpu", items=items_table(items), output=folder)
+    found = verdict(folder, "fine_tuning")
+    assert 0.025 < found.p < 0.05 < found.corrected
+    assert (found.alone, found.says) == ("reproduced", "undecided")
+    told = correction_sentence(claim_verdicts(folder))
+    assert "1 reproduced" in told.split(";")[0] and "reproduced" not in told.split(";")[1]
+    assert told in html.unescape(write_report(folder).read_text(encoding="utf-8")) and told in summary(folder)
 
 
 def test_numbers_are_used_once_defined():

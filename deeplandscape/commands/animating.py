@@ -51,7 +51,7 @@ DirectionName = Annotated[Optional[str], typer.Option(
     help="where clouds go: right, left, up, down, towards (as up), away (as down), or as on a clock, 1h to "
          "12h; default: drawn by the seed")]
 CloudSpeed = Annotated[float, number(
-    "1: average cloud speed of the paper's videos; below 0: backwards", -20, 20)]
+    "1: calm clouds, as in the paper's study A; below 0: backwards", -20, 20)]
 LongestSide = Annotated[Optional[int], number(
     "longest side of the video in pixels; default: the photograph's own, within 1920 x 1080", 32, 16384)]
 MaskFile = Annotated[Optional[Path], typer.Option(

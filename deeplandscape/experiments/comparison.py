@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'SYSTEMS', 'WHEN', 'RealClip', 'framed', 'scene_clips', 'folder_clips', 'Take', 'directions_of', 'all_moving',
            'animate_clip', 'system_take', 'all_takes', 'MetricNetworks', 'pick_metrics', 'measure_take',
            'measure_clips', 'set_distance', 'gathered', 'measured_curves', 'against_real', 'comparison_table',
-           'seconds_of', 'protocols_of', 'comparison_items', 'masks_found']
+           'seconds_of', 'protocols_of', 'set_draws', 'set_differences', 'comparison_items', 'masks_found']
 
 # %% ../../nbs/89_comparison.ipynb #ad58a902
 import hashlib
@@ -25,7 +25,7 @@ from ..core import InputError, item_generator, progress
 from ..files import load_tensors, save_tensors
 from ..registry import find_weights
 from ..media import from_uint8, to_uint8
-from ..statistics import centred_interval, FEW, measure, Measurement
+from ..statistics import centred_interval, FEW, measure, Measurement, paired_draws
 from ..baselines.registry import find_system
 from ..baselines.systems import SystemSettings
 from ..data.weather import scene_seeds, weather_at
@@ -357,16 +357,14 @@ def set_distance(
     **protocol: object,     # further entries of the protocol
 ) -> Measurement:
     "Frechet distance, averaged over directions and over time."
-    rng, clips = np.random.default_rng(seed), len(x)
+    clips = len(x)
     distance = lambda i: float(np.mean([frechet_distance(x[i, t], y[i, d, t])
                                         for d in range(y.shape[1]) for t in range(x.shape[1])]))
-    value = distance(np.arange(clips))
-    draws = [distance(rng.integers(0, clips, clips)) for _ in range(resamples if clips >= FEW else 0)]
+    draws = paired_draws(clips, distance, resamples, seed)
     known = dict(metric=metric, clips=clips, directions=y.shape[1],
-                 dimensions=x.shape[-1], resamples=resamples, seed=seed)
+                 dimensions=x.shape[-1], resamples=len(draws) - 1, seed=seed, draws=draws)
     if clips <= x.shape[-1]: known["caution"] = "fewer clips than features: compare at equal numbers only"
-    ends = centred_interval([value, *draws])[1:] if clips >= FEW else (np.nan, np.nan)
-    return Measurement(value, *ends, known | protocol)
+    return Measurement(*centred_interval(draws), known | protocol)
 
 
 def gathered(
@@ -411,7 +409,7 @@ def against_real(
     metrics: MetricNetworks,  # as for `measure_clips`
     preset: str | Preset = "released",  # as for `measure_clips`
     seed: int = 0,          # of the bootstraps
-    resamples: int = 30,    # of the distances between sets
+    resamples: int = 200,   # of the distances between sets
 ) -> list:                  # of (system, condition, Measurement)
     "The right of Figure 7, the SSIM over the static mask, and the amount of motion."
     names, found, p, flow = metrics.names, [], preset_of(preset), getattr(metrics.flow, "name", metrics.flow)
@@ -464,7 +462,33 @@ def protocols_of(
 ) -> dict:                  # metric -> protocol of one system
     "How each metric was measured."
     last = {entry[-1].protocol["metric"]: entry[-1].protocol for part in found for entry in part}
-    return {name: {k: v for k, v in p.items() if k not in ("metric", "frame")} for name, p in last.items()}
+    return {name: {k: v for k, v in p.items() if k not in ("metric", "frame", "draws")}
+            for name, p in last.items()}
+
+# %% ../../nbs/89_comparison.ipynb #5e7d1f02
+def set_draws(
+    mean: list,             # of `against_real`
+) -> dict:                  # "metric|system" -> (1 + R,) the distance, then its draws; the same clips for all
+    "Distances between sets with their bootstrap draws over the clips."
+    return {f"{m.protocol['metric']}|{system}": m.protocol["draws"]
+            for system, _, m in mean if "draws" in m.protocol}
+
+
+def set_differences(
+    draws: dict,            # of `set_draws`
+    of: str = "Ours (EOIF)",  # system that is compared with all others
+) -> pd.DataFrame:          # metric, of, against, value, low, high, tested
+    "Differences of distances between sets, by a bootstrap over the clips that is paired."
+    lines = []
+    for key, theirs in draws.items():
+        metric, against = key.split("|", 1)
+        ours = draws.get(f"{metric}|{of}")
+        if ours is None or against == of: continue
+        value, low, high = centred_interval(ours - theirs)
+        tested = f"{len(ours) - 1} draws" if len(ours) > 1 else f"not tested: fewer than {FEW} clips"
+        lines.append(dict(metric=metric, of=of, against=against, value=value, low=low, high=high,
+                          tested=tested))
+    return pd.DataFrame(lines, columns=["metric", "of", "against", "value", "low", "high", "tested"])
 
 # %% ../../nbs/89_comparison.ipynb #9c13016e
 def comparison_items(

@@ -470,7 +470,7 @@ def _draw_ours(axes, part, heights, judged, truth):
         axes.axvline(known, color="0.4", linestyle=":", linewidth=1)
     # the last row has two; the first is that against the one before
     steps = judged.drop_duplicates("of") if len(judged) else judged
-    for method, said in zip(steps.of, steps.verdict):
+    for method, said in zip(steps.of, steps.get("family", steps.verdict)):
         text, colour = ROW_MARKS.get(said, ("", "k"))
         y = dict(zip(part.method, heights))[method]
         axes.text(1.01, y, text, transform=axes.get_yaxis_transform(),

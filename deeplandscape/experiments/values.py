@@ -67,16 +67,20 @@ def lighting_errors(
     samples: int = 1024,    # how many styles
     seed: int = 0,          # of the samples
     steps: Sequence[float] = (0.5, 1.0),  # c
-) -> dict:                  # ("A" or "nothing", "relative error at c = ...") -> (samples,)
+    also: dict | None = None,   # name -> another A, such as the paper's plain one
+) -> dict:                  # ("A", its name or "nothing", "relative error at c = ...") -> (samples,)
     "Errors of A, and of leaving the style as it is, over the mean distance of two weathers of a scene."
-    draw = lambda n, key: torch.randn(samples, n, generator=item_generator(seed, "measure", key))
+    device = next(G.parameters()).device
+    draw = lambda n, key: torch.randn(samples, n, generator=item_generator(seed, "measure", key)).to(device)
     sizes = {"st": G.config.z_st_dim, "a": G.config.z_dyn_dim, "b": G.config.z_dyn_dim}
     z_st, z_a, z_b = (draw(n, key) for key, n in sizes.items())
     style = lambda z_dyn: G.mapping(torch.cat([z_st, z_dyn], dim=1))
     w_a, apart, found = style(z_a), (style(z_a) - style(z_b)).abs().mean(), {}
     for c in steps:
         there = style(z_a * (1 - c) ** 0.5 + z_b * c ** 0.5)
-        for name, w in ("A", A(w_a, z_b, torch.full((samples, 1), c))), ("nothing", w_a):
+        made = {name: net(w_a, z_b, torch.full((samples, 1), c, device=device))
+                for name, net in ({"A": A} | (also or {})).items()}
+        for name, w in (made | {"nothing": w_a}).items():
             found[name, f"relative error at c = {c:g}"] = (w - there).abs().mean(1) / apart
     return found
 

@@ -15,13 +15,14 @@ from itertools import combinations
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from torch import Tensor
 import torch
 
 from ..files import save_tensors
 from ..registry import find_weights
-from ..statistics import measure, paired_interval, rank_correlation, verdict
+from ..statistics import interval_of_sum, measure, rank_correlation, verdict
 from ..data.weather import scene_seeds
 from ..data.scenes import render
 from ..model.generator import Generator, Latents
@@ -169,7 +170,7 @@ def variant_table(
 def variant_orderings(
     results: dict,           # variant -> rows of `measure_inversion`, the same photographs in the same order
     paper: pd.DataFrame,     # the paper's table: method, metric, value
-) -> pd.DataFrame:           # metric, more, less, the paper's difference, ours with its interval, verdict
+) -> pd.DataFrame:           # metric, more, less, the paper's difference, ours, interval, p, verdict
     "Which of the paper's orderings of two variants hold."
     said, lines = paper.set_index(["metric", "method"]).value.astype(float), []
     metrics = [m for m in LIKE_THE_PAPERS if m in next(iter(results.values()))[0]]
@@ -178,16 +179,17 @@ def variant_orderings(
             difference = said[LIKE_THE_PAPERS[metric], a] - said[LIKE_THE_PAPERS[metric], b]
             if abs(difference) < 1e-9: continue
             more, less = (a, b) if difference > 0 else (b, a)
-            value, low, high = paired_interval([x[metric] - y[metric]
-                                                for x, y in zip(results[more], results[less])])
+            paired = np.array([x[metric] - y[metric] for x, y in zip(results[more], results[less])], float)
+            value, low, high, p = interval_of_sum(paired[~np.isnan(paired)])
             lines.append(dict(metric=metric, more=more, less=less, paper=abs(difference),
-                              ours=value, low=low, high=high, verdict=verdict(low, high)))
+                              ours=value, low=low, high=high, p=p, verdict=verdict(low, high)))
     return pd.DataFrame(lines)
 
 # %% ../../nbs/80_variants.ipynb #e5b4279a
 def draw_variants(
     table: pd.DataFrame,     # of `variant_table`
     paper: pd.DataFrame,     # method, metric, value
+    look: Callable = lambda method: ("C0", "-"),   # of a variant: colour, kind of line
 ) -> plt.Figure:
     "A panel for each measure, a line for each variant."
     metrics, methods = list(dict.fromkeys(table.metric)), list(dict.fromkeys(table.method))[::-1]
@@ -199,8 +201,9 @@ def draw_variants(
         axes.plot(theirs.value, [methods.index(m) for m in theirs.method],
                   "D", color="0.35", markerfacecolor="white", label="paper")
         off = (ours.value - ours[["low", "high"]].T).abs().fillna(0)
-        axes.errorbar(ours.value, [methods.index(m) for m in ours.method],
-                      xerr=off.to_numpy(), fmt="o", ms=4, label="ours")
+        for i, (method, value) in enumerate(zip(ours.method, ours.value)):
+            axes.errorbar([value], [methods.index(method)], xerr=off.to_numpy()[:, i:i + 1], fmt="o", ms=4,
+                          color=look(method)[0], label="ours" if i == 0 else None)
         axes.set(yticks=range(len(methods)), yticklabels=methods, ylim=(-0.6, len(methods) - 0.4),
                  xlabel=textwrap.fill(metric, 18))
         axes.margins(x=0.2)
@@ -228,7 +231,9 @@ def keep_pictures(
 # %% ../../nbs/80_variants.ipynb #98dd9528
 RULES = {"paper: gradient x 0.001": dict(S_gradient=0.001, S_lr=None),
          "gradient as it is": dict(S_gradient=1.0, S_lr=None),
-         "rate x 0.25": dict(S_lr=0.25), "rate x 0.05": dict(S_lr=0.05)}
+         "rate x 0.25": dict(S_lr=0.25), "rate x 0.05": dict(S_lr=0.05),
+         "L2 of S x 0.01": dict(S_gradient=1.0, S_lr=None, S_penalty=0.01),
+         "L2 of S x 1": dict(S_gradient=1.0, S_lr=None, S_penalty=1.0)}
 
 def map_size(
     found: Inversion,

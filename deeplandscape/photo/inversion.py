@@ -64,6 +64,7 @@ class Settings:
     tie_W: float = 1.0             # weight of L_init (Algorithm 1; the text of Section 3.2 says 0.01)
     S_gradient: float = 0.001      # lambda_S, which scales the gradient of S before Adam
     S_lr: float | None = None      # instead of S_gradient: learning rate of S, relative to lr
+    S_penalty: float = 0.0         # weight of the mean square of S in the loss (L2, Appendix 7); 0: none
     # with a mask: S_st stays zero in sky and water, S_dyn in static parts (Section 3.2)
     keep_zero: bool = True
     halve_after: int = 20          # iterations without improvement
@@ -186,6 +187,8 @@ def descend(
     reconstruction = target.loss(G.synthesis(state.W, state.S_st, state.S_dyn), settings.perceptual)
     total = reconstruction
     if W_init is not None: total = total + settings.tie_W * (state.W - W_init).square().flatten(1).mean(dim=1)
+    if settings.S_penalty and (maps := [v.flatten(1) for name, v in named.items() if name != "W"]):
+        total = total + settings.S_penalty * torch.cat(maps, 1).square().mean(dim=1)
     gradients = torch.autograd.grad(total.sum(), list(named.values()))
     plateau.step(total.detach())
     for (name, value), gradient in zip(named.items(), gradients):

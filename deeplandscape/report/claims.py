@@ -4,25 +4,28 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'Claim', 'read_claims', 'source_of', 'our_evidence', 'papers_number', 'Check', 'Verdict', 'judge',
-           'claim_verdicts']
+           'profile_of', 'claim_verdicts', 'counted_verdicts', 'correction_sentence']
 
 # %% ../../nbs/94_claims.ipynb #556400c2
 import ast
 import functools
 import json
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from ..core import InputError
+from ..statistics import holm
 from .evidence import Evidence, exact_number, margin, Margin, mean_of_items, names_in
 from .results import is_current, items_path, parameters_of, project_folder
 from .reproduce import read_profile
-from .figures import published
+from .figures import published, read_draws
 
 # %% ../../nbs/94_claims.ipynb #8602ab90
 @dataclass(frozen=True)
@@ -92,6 +95,12 @@ def source_of(
     return ast.literal_eval(declared["default"]) if declared else name
 
 # %% ../../nbs/94_claims.ipynb #65b359c1
+def draws_of(result: Path, line: pd.Series) -> np.ndarray | None:
+    "The bootstrap draws of a distance between sets, where the result has kept them."
+    if line.get("frame"): return None
+    return read_draws(result.stem, result.parent).get(f"{line.get('metric')}|{line.get('method')}")
+
+
 def read_table(path: Path) -> pd.DataFrame:
     "A CSV as text; empty where there is none."
     return pd.read_csv(path, keep_default_na=False, dtype=str) if path.exists() else pd.DataFrame()
@@ -126,7 +135,8 @@ def our_evidence(
     if (value := cell(lines, column)) is None: return None
     if entry.get("exact"): return exact_number(value)
     ends = [cell(lines, side) if column in ("value", "ours") else None for side in ("low", "high")]
-    return Evidence(value, *(math.nan if end is None else end for end in ends))
+    ends = [math.nan if end is None else end for end in ends]
+    return Evidence(value, *ends, draws=draws_of(result, lines.iloc[0]) if column == "value" else None)
 
 
 def papers_number(
@@ -147,7 +157,7 @@ class Check:
 
     @property
     def says(self) -> str:
-        "holds, does not hold, undecided, or not measured."
+        "holds, does not hold, undecided, not tested, or not measured."
         return self.ours.says if self.ours else "not measured"
 
 
@@ -161,6 +171,9 @@ class Verdict:
     checks: tuple                # of Check
     controls: tuple              # of Check
     flags: tuple                 # what was chosen by the data it is judged by
+    p: float = math.nan          # of what the verdict alone says; NaN: no interval decides it
+    alone: str = ""              # the verdict before Holm's correction
+    corrected: float = math.nan  # p after it
 
 
 VERDICTS = ("reproduced", "partly", "not reproduced", "undecided", "not measured yet", "not testable here")
@@ -168,16 +181,17 @@ VERDICTS = ("reproduced", "partly", "not reproduced", "undecided", "not measured
 # %% ../../nbs/94_claims.ipynb #891c94ba
 def counted_checks(found: list) -> str:
     "How many of the comparisons hold, and what became of the others."
-    others = {"do not": "does not hold", "undecided": "undecided", "not measured": "not measured"}
-    rest = [f"{found.count(says)} {word}" for word, says in others.items() if says in found]
+    others = ("does not hold", "undecided", "not tested", "not measured")
+    rest = [f"{found.count(says)} {says.replace('does', 'do').removesuffix(' hold')}" for says in others
+            if says in found]
     return ", ".join([f"{found.count('holds')} of {len(found)} comparisons hold", *rest])
 
 
 def rule(claim: Claim, found: list, controls: list, evidence: bool) -> tuple[str, str]:
     "Verdict and reason, from what came of the checks and of the controls."
-    good, bad, open_ = (found.count(says) for says in ("holds", "does not hold", "undecided"))
+    good, bad = found.count("holds"), found.count("does not hold")
     if not evidence: return "not testable here", "this profile only tries the machinery"
-    if good + bad + open_ == 0:
+    if all(says == "not measured" for says in found):
         if claim.needs: return "not testable here", f"needs {claim.needs}"
         return "not measured yet", "the result files it is judged by are not there"
     beaten = all(says == "holds" for says in controls if says != "not measured")
@@ -187,13 +201,25 @@ def rule(claim: Claim, found: list, controls: list, evidence: bool) -> tuple[str
     if bad: return ("partly" if good else "not reproduced"), why
     return "undecided", why
 
+# %% ../../nbs/94_claims.ipynb #c0117a02
+def p_of_verdict(says: str, checks: list, controls: list) -> float:
+    "p of what a verdict says; NaN where no interval decides it."
+    rests = [c.ours for c in (*checks, *controls) if c.ours]
+    if says not in VERDICTS[:4] or all(math.isnan(m.p) for m in rests): return math.nan
+    p = lambda m: 0.0 if math.isnan(m.p) else m.p                    # exact
+    if says == "reproduced": return max(map(p, rests))
+    measured = sum(c.ours is not None for c in checks)
+    one = lambda found: min(1.0, measured * min(p(c.ours) for c in checks if c.says == found))
+    sides = {"partly": ("holds", "does not hold"), "not reproduced": ("does not hold",)}.get(says, ())
+    return max(map(one, sides), default=1.0)
+
 # %% ../../nbs/94_claims.ipynb #1567ee42
 def judge(
     claim: Claim,
     folder: str | Path | None,   # folder of our results; None: judge the paper's own numbers by the same rule
     evidence: bool = True,       # False: a profile too small to say anything
 ) -> Verdict:
-    "The verdict on one claim."
+    "The verdict on one claim by itself."
     printed = {name: papers_number(entry) for name, entry in claim.numbers.items()}
     paper = {name: None if v is None else exact_number(v) for name, v in printed.items()}
     ours = {name: our_evidence(entry, folder) for name, entry in claim.numbers.items()} if folder else paper
@@ -202,15 +228,54 @@ def judge(
     says, why = rule(claim, [c.says for c in checks], [c.says for c in controls], evidence)
     flags = [said for fact, said in claim.chosen if folder and our_evidence(fact, folder) is not None]
     return Verdict(claim, says, why, tuple((name, ours[name], printed[name]) for name in claim.numbers),
-                   tuple(checks), tuple(controls), tuple(flags))
+                   tuple(checks), tuple(controls), tuple(flags), p_of_verdict(says, checks, controls), says)
+
+# %% ../../nbs/94_claims.ipynb #c0117a05
+def with_holm(verdicts: list) -> list:
+    "The same verdicts after Holm's correction at 5 % over those that intervals decide."
+    found = []
+    for v, p in zip(verdicts, holm([v.p for v in verdicts])):
+        lost = p >= 0.05 and v.says != "undecided"
+        why = f"; {v.says} by itself, but after Holm's correction p = {p:.2g}" if lost else ""
+        found.append(replace(v, says="undecided" if lost else v.says, why=v.why + why, corrected=float(p)))
+    return found
+
+# %% ../../nbs/94_claims.ipynb #c0117a06
+def profile_of(
+    folder: str | Path,          # folder of our results
+) -> str:                        # "cpu"
+    "The profile that the results of a folder name; the folder's own name where there are none."
+    path = next(iter(sorted(Path(folder).glob("*.json"))), None)
+    facts = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    return facts.get("profile", Path(folder).name)
 
 
 def claim_verdicts(
     folder: str | Path,          # folder of our results
-    profile: str = "cpu",        # whose results they are
+    profile: str | None = None,  # whose results they are; None: as the results say
 ) -> list:                       # of Verdict
-    "The verdict on every claim of the paper, from the result files of a folder."
+    "The verdict on every claim of the paper after Holm's correction, from the result files of a folder."
     try:
-        settings = read_profile(profile)[1].get("settings") or {}
+        settings = read_profile(profile or profile_of(folder))[1].get("settings") or {}
     except InputError: settings = {}                                     # results of somebody's own profile
-    return [judge(claim, folder, settings.get("evidence", True)) for claim in read_claims()]
+    return with_holm([judge(claim, folder, settings.get("evidence", True)) for claim in read_claims()])
+
+# %% ../../nbs/94_claims.ipynb #c0117a08
+def counted_verdicts(
+    verdicts: list,              # of Verdict
+    field: str = "says",         # or "alone", before the correction
+) -> str:                        # such as "3 reproduced, 1 partly"; empty for none
+    "How many claims have which verdict."
+    counts = Counter(getattr(verdict, field) for verdict in verdicts)
+    return ", ".join(f"{counts[says]} {says}" for says in VERDICTS if counts[says])
+
+
+def correction_sentence(
+    verdicts: list,              # of `claim_verdicts`
+) -> str:                        # empty where no interval decides
+    "How many of the claims that intervals can decide are decided, before Holm's correction and after it."
+    family = [v for v in verdicts if not math.isnan(v.p)]
+    if not family: return ""
+    said = {field: counted_verdicts(family, field) for field in ("alone", "says")}
+    return (f"{len(family)} claims are tested by intervals: {said['alone']} each by itself; "
+            f"{said['says']} after Holm's correction over all {len(family)}, which is the verdict shown")

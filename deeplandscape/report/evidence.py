@@ -12,19 +12,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from ..core import InputError
-from ..statistics import interval_of_sum
+from ..statistics import centred_interval, interval_of_sum
 from ..study.intervals import wilson
 
 # %% ../../nbs/931_evidence.ipynb #8e24e810
 @dataclass(frozen=True)
 class Evidence:
-    "A number, the ends of its interval, and the values of the items that it is the mean of."
+    "A number, the ends of its interval, and the values of the items that it is the mean of, or its draws."
     value: float
     low: float = math.nan
     high: float = math.nan
     items: pd.Series | None = None      # name of the item -> value
+    draws: np.ndarray | None = None     # (1 + R,) of a set: itself, then bootstrap draws of its items
 
     @property
     def exact(self) -> bool:
@@ -116,6 +118,15 @@ def evaluated(tree, numbers: dict):
     known = {"abs": abs, "min": extreme(min), "max": extreme(max), "__builtins__": {}}
     return eval(compile(tree, "rule", "eval"), known, numbers)
 
+# %% ../../nbs/931_evidence.ipynb #5f0a3c71
+def p_of_interval(value: float, low: float, high: float, items: int = 0) -> float:
+    "p for zero, two-sided, as if the arm towards zero were that of a 95 % interval of Student's t."
+    if not (low > 0 or high < 0) and not (math.isfinite(low) and math.isfinite(high)): return 1.0
+    arm, spread = (value - low if value > 0 else high - value), student(items - 1 if items > 1 else math.inf)
+    if not math.isfinite(arm): return 1.0
+    if arm <= 0: return float(low <= 0 <= high)
+    return float(2 * spread.sf(abs(value) / arm * spread.ppf(0.975)))
+
 # %% ../../nbs/931_evidence.ipynb #4e4cefc3
 def linear_parts(tree, numbers: dict) -> tuple | None:
     "(constant, name -> factor) of a linear margin, None for another one."
@@ -140,6 +151,14 @@ def grouped(series: list) -> list:
         groups = [*apart, [one, *(s for g in near for s in g)]]
     return [pd.concat(g, axis=1, join="inner").sum(axis=1) for g in groups]
 
+# %% ../../nbs/931_evidence.ipynb #5f0a3c73
+def of_draws(value: float, draws: np.ndarray) -> "Margin":
+    "The margin of distances between sets, from the same draws for all; not tested without draws."
+    _, low, high = centred_interval(draws)
+    if math.isnan(low): return Margin(value, -math.inf, math.inf, p=1.0)
+    low, high = (value - draws[0] + end for end in (low, high))
+    return Margin(value, float(low), float(high), p=p_of_interval(value, low, high))
+
 # %% ../../nbs/931_evidence.ipynb #4ab84ebb
 @dataclass(frozen=True)
 class Margin:
@@ -148,10 +167,12 @@ class Margin:
     low: float
     high: float
     items: int = 0               # of the smallest sample it rests on; 0: exact, or intervals alone
+    p: float = math.nan          # for a margin of zero, two-sided; NaN: exact, not tested
 
     @property
     def says(self) -> str:
-        "holds, does not hold, or undecided."
+        "holds, does not hold, undecided, or not tested."
+        if self.low == -math.inf and self.high == math.inf: return "not tested"
         return "holds" if self.low > 0 else "does not hold" if self.high < 0 else "undecided"
 
 
@@ -171,8 +192,12 @@ def margin(
         groups = grouped([parts[1][name] * known[name].items for name in loose])
         constant = parts[0] + sum(parts[1][name] * v for name, v in fixed.items())
         if min(map(len, groups)) > 0:
-            total = [float(constant + v) for v in interval_of_sum(*groups)[:3]]
-            return Margin(*total, min(map(len, groups)))
+            *total, p = map(float, interval_of_sum(groups[0] + constant, *groups[1:]))
+            return Margin(*total, min(map(len, groups)), p)
+    if parts and loose and all(known[name].draws is not None for name in loose):
+        return of_draws(value, sum(parts[1][name] * known[name].draws for name in loose))
     span = of(evaluated(tree, {name: around((e.low, e.high)) for name, e in known.items()}))
     counts = [len(known[name].items) for name in loose if known[name].items is not None]
-    return Margin(value, span.low, span.high, min(counts, default=0))
+    count = min(counts, default=0)
+    p = p_of_interval(value, span.low, span.high, count) if loose else math.nan
+    return Margin(value, span.low, span.high, count, p)

@@ -25,7 +25,7 @@ from .results import is_current, items_path, parameters_of, PLACES, project_fold
 from .reproduce import profile_plan, read_profile
 from .figures import beside, figure_order, gallery, title_of
 from .curves import key_numbers, page_curves
-from .claims import claim_verdicts, source_of, VERDICTS
+from .claims import claim_verdicts, correction_sentence, profile_of, source_of, VERDICTS
 from .ours import generator_sentence, ours_is, settings_of
 
 # %% ../../nbs/95_page.ipynb #0f7d0f44
@@ -129,7 +129,7 @@ def compared_table(name: str, folder: Path) -> dict | None:
             "beside": int((table.paper.notna() & table.ours.notna()).sum())}
 
 # %% ../../nbs/95_page.ipynb #61e9c92f
-FOUND = ("holds", "does not hold", "undecided", "not measured")      # what becomes of a comparison
+FOUND = ("holds", "does not hold", "undecided", "not tested", "not measured")    # of a comparison
 
 
 def paper_items(folder: Path, judged: list) -> list:
@@ -158,10 +158,10 @@ def paper_items(folder: Path, judged: list) -> list:
     return items
 
 
-def claim_entries(folder: Path, profile: str, labels: dict) -> list:
+def claim_entries(folder: Path, judged: list, labels: dict) -> list:
     "The claims as the page shows them."
     entries = []
-    for v in claim_verdicts(folder, profile):
+    for v in judged:
         sources = dict.fromkeys(e.get("ours") or source_of(e["paper"]) for e in v.claim.numbers.values())
         entries.append(vars(v.claim) | {"says": v.says, "why": v.why, "numbers": v.numbers, "flags": v.flags,
                                         "checks": v.checks, "controls": v.controls,
@@ -178,14 +178,13 @@ def page_content(
     folder = Path(folder)
     names = sorted((path.stem for path in folder.glob("*.json")), key=figure_order)
     results = [result for name in names if (result := result_of(folder, name))]
-    first = json.loads((folder / f"{results[0]['name']}.json").read_text(encoding="utf-8")) if results else {}
-    profile = first.get("profile", folder.name)
+    profile, judged = profile_of(folder), claim_verdicts(folder)
     try:
         about = (read_profile(profile)[1].get("settings") or {}).get("about", "")
     except InputError: about = ""
     contents = yaml.safe_load((project_folder() / "figures" / "published"
                                / "contents.yaml").read_text(encoding="utf-8"))
-    claims = claim_entries(folder, profile, {item["name"]: item["label"] for item in contents})
+    claims = claim_entries(folder, judged, {item["name"]: item["label"] for item in contents})
     items = paper_items(folder, claims)
     listed = {item["name"] for item in items}
     numeric = [item["table"] for item in items if item["table"] and not item["table"]["words"]]
@@ -202,6 +201,7 @@ def page_content(
             "printed_count": sum(t["printed"] for t in numeric),
             "beside_count": sum(t["beside"] for t in numeric),
             "minutes": f"{sum(r['seconds'] for r in results) / 60:.0f}",
+            "corrected": correction_sentence(judged),
             "versions": sorted({r["code"] for r in results})}
 
 # %% ../../nbs/95_page.ipynb #0f0e575a
@@ -307,9 +307,11 @@ def write_index(
                      f"clone) and as "
                      f"[a list]({place.name}/README.md)")
     lines += ["", "## In the paper's order", "", *figure_lines(pages)]
-    columns = {place.name: claim_verdicts(place, place.name) for place in pages}
+    columns = {place.name: claim_verdicts(place) for place in pages}
     lines += ["## Claims of the paper", "", "Verdicts are computed from the result files by the rules in "
-              "[claims.yaml](published/claims.yaml).", "",
+              "[claims.yaml](published/claims.yaml).",
+              *(f"{name}: {said}." for name, judged in columns.items()
+                if (said := correction_sentence(judged))), "",
               "| section | claim | " + " | ".join(columns) + " |",
               "| --- | --- |" + " --- |" * len(columns)]
     for row in zip(*columns.values()):

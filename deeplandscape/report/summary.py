@@ -8,12 +8,12 @@ __all__ = ['summary']
 # %% ../../nbs/951_summary.ipynb #dbb57e6a
 import json
 import math
-from collections import Counter
 from pathlib import Path
 
 import yaml
 
-from .claims import claim_verdicts, our_evidence, source_of, VERDICTS
+from .claims import (
+    claim_verdicts, correction_sentence, counted_verdicts, our_evidence, source_of)
 from .ours import generator_sentence
 from .page import printed_number
 from .results import is_current, project_folder
@@ -45,11 +45,6 @@ def minutes_of(name: str, folder: Path) -> str:
     return f"{sum(seconds) / 60:.1f}" if sum(seconds) >= 3 else "< 0.1"
 
 
-def counted(verdicts: list) -> str:
-    "Verdicts on the claims of one figure, counted."
-    counts = Counter(verdict.says for verdict in verdicts)
-    return ", ".join(f"{counts[says]} {says}" for says in VERDICTS if counts[says]) or "no claim"
-
 # %% ../../nbs/951_summary.ipynb #403a9717
 def summary(
     folder: str | Path,          # a folder of results, e.g. figures/cpu
@@ -59,13 +54,13 @@ def summary(
     folder = Path(folder)
     path = project_folder() / "figures" / "published" / "contents.yaml"
     contents = yaml.safe_load(path.read_text(encoding="utf-8"))
-    judged = claim_verdicts(folder, folder.name)
+    judged = claim_verdicts(folder)
     heading = ("figure", "command", "number", "expected range", "minutes", "verdict on the paper's claims")
     lines = ["| " + " | ".join(heading) + " |", "| --- " * len(heading) + "|"]
     for item in contents:
         name = item["name"]
         number, range_ = number_and_range(item["number"], folder)
-        verdicts = counted([verdict for verdict in judged if verdict.claim.shown == name])
+        verdicts = counted_verdicts([v for v in judged if v.claim.shown == name]) or "no claim"
         title = f"{item['label']}: {item['title']}"
         picture = next((name + s for s in (".webp", ".png") if (folder / (name + s)).exists()), None)
         if picture: title = f"[{title}]({link}{picture})"
@@ -74,4 +69,5 @@ def summary(
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     said = generator_sentence(folder)
     if said: lines = [f"Ours come from {said}. What each was measured on stands in the gallery.", "", *lines]
+    if corrected := correction_sentence(judged): lines += ["", f"{corrected}."]
     return "\n".join(lines)

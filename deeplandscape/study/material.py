@@ -33,7 +33,7 @@ from ..data.sources import PICTURES, VIDEOS
 from ..metrics.protocols import read_clips
 from ..photo.animation import animate
 from ..photo.regions import horizon_of
-from ..video.motion import Homography
+from ..video.motion import Homography, speed_of
 from .plan import FPS
 
 # %% ../../nbs/909_material.ipynb #9148903a
@@ -229,11 +229,10 @@ def aligned_speeds(
     def ratio(motion): return float(np.clip(motion / own, 0.1, 10)) if own > 0 and motion > 0 else None
     b = ratio(fast)
     a = ratio(slow)
-    said = {"B": "as the real clips move" if b
-            else "no real clip moves: the average cloud of the paper's videos",
-            "A": "as the compared systems move" if a else "no compared system moves: half of B"}
-    b = b or 1.0
-    return {"A": round(a or b / 2, 3), "B": round(b, 3)}, said
+    said = {"B": "as the real clips move" if b else "no real clip moves: the preset (`motion.SPEEDS`)",
+            "A": "as the compared systems move" if a else "no compared system moves: to B as the presets"}
+    b = b or speed_of("setting B", "setting A")
+    return {"A": round(a or b * speed_of("setting A", "setting B"), 3), "B": round(b, 3)}, said
 
 # %% ../../nbs/909_material.ipynb #62f0bfb2
 def scrambled_clip(

@@ -95,13 +95,15 @@ def measure_lighting(
     seed: int = 0,         # of the samples
 ) -> dict:                 # c -> relative error; 1 is as bad as a random z_dyn
     "Error of A at c = 0, 0.5, 1: mean |A - w| over the mean distance of two styles of one scene."
-    draw = lambda n, key: torch.randn(samples, n, generator=item_generator(seed, "measure", key))
+    device = next(G.parameters()).device
+    draw = lambda n, key: torch.randn(samples, n, generator=item_generator(seed, "measure", key)).to(device)
     z_st, z_a, z_b = draw(G.config.z_st_dim,
                           "st"), draw(G.config.z_dyn_dim, "a"), draw(G.config.z_dyn_dim, "b")
     style = lambda z_dyn: G.mapping(torch.cat([z_st, z_dyn], dim=1))
     w_a, apart, errors = style(z_a), (style(z_a) - style(z_b)).abs().mean(), {}
     for c in 0.0, 0.5, 1.0:
-        error = A(w_a, z_b, torch.full((samples, 1), c)) - style(z_a * (1 - c) ** 0.5 + z_b * c ** 0.5)
+        there = style(z_a * (1 - c) ** 0.5 + z_b * c ** 0.5)
+        error = A(w_a, z_b, torch.full((samples, 1), c, device=device)) - there
         errors[c] = (error.abs().mean() / apart).item()
     return errors
 

@@ -43,7 +43,7 @@ def corners(
     return tuple((-2 * x / w, 2 * y / h) for x, y in way)
 
 # %% ../../nbs/43_wind.ipynb #5319feb3
-PACE = 1 / 1200      # of the width in a frame: calm clouds cross a tenth of the picture in four seconds
+PACE = 1 / 1200      # of the width in a frame, as 3h in `motion.SPEEDS["setting A"]`: a tenth in four seconds
 
 def wind(
     hour: str,             # "1h" ... "12h"
