@@ -8,7 +8,8 @@ import nbformat
 import pytest
 import yaml
 
-from deeplandscape.files import file_sha256, find_weights
+from deeplandscape.files import file_sha256
+from deeplandscape.registry import find_weights
 from deeplandscape.model.generator import load_generator
 from deeplandscape.report.ours import generator_sentence
 from deeplandscape.report.page import with_symbols
