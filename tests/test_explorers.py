@@ -1,5 +1,7 @@
 """The explorers without a page: each notebook of nbs/apps runs in a kernel of its own, and the controls do
 what they say."""
+import base64
+import io
 import json
 import os
 import re
@@ -13,6 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from nbclient import NotebookClient
 
 from deeplandscape.core import InputError
@@ -21,7 +24,10 @@ from deeplandscape.explorers.toolkit import as_png, ClockFace, Drawing, Job, Pho
 from deeplandscape.explorers.photos import InversionExplorer, loosen, PhotoExplorer
 from deeplandscape.explorers.latents import (
     GeneratorPicker, meaning, measurements, MotionExplorer, SceneExplorer)
-from deeplandscape.explorers.recipes import Recipe, recipe_code, recipe_picture
+from deeplandscape.explorers.recipes import (
+    Direction, Recipe, recipe_code, recipe_from_json, recipe_latents, recipe_picture, Style)
+from deeplandscape.explorers.painter import MAP_BRUSHES
+from deeplandscape.explorers.touches import Touch
 from deeplandscape.photo.inversion import invert, STEADY
 from deeplandscape.video.lighting import STYLES, styles_of
 from deeplandscape.media import read_photo, to_uint8
@@ -30,13 +36,13 @@ from deeplandscape.video.motion import CLOCK
 from small_models import CONFIG, small_generator, write_weights
 
 APPS = Path(__file__).resolve().parents[1] / "nbs" / "apps"
-EXPECTED = {"scene": {"ImageModel": 3, "FloatSliderModel": 12, "BoundedIntTextModel": 3, "ButtonModel": 17,
-                      "FileUploadModel": 1, "DropdownModel": 2, "TextareaModel": 1},
-            "motion": {"ImageModel": 6, "FloatSliderModel": 15, "ButtonModel": 30, "PlayModel": 1,
+EXPECTED = {"scene": {"ImageModel": 5, "FloatSliderModel": 12, "BoundedIntTextModel": 3, "ButtonModel": 18,
+                      "FileUploadModel": 1, "DropdownModel": 4, "TextareaModel": 2},
+            "motion": {"ImageModel": 8, "FloatSliderModel": 15, "ButtonModel": 31, "PlayModel": 1,
                        "LinkModel": 1},
             "inversion": {"ImageModel": 3, "FileUploadModel": 1, "ToggleButtonModel": 7,
                           "FloatSliderModel": 1, "ButtonModel": 1},
-            "photo": {"ImageModel": 1, "FileUploadModel": 1, "DropdownModel": 6, "FloatSliderModel": 3,
+            "photo": {"ImageModel": 2, "FileUploadModel": 1, "DropdownModel": 6, "FloatSliderModel": 3,
                       "IntSliderModel": 1, "ButtonModel": 2, "CheckboxModel": 1, "TextareaModel": 1}}
 
 
@@ -113,34 +119,42 @@ def test_captions_follow_the_picture(G):
     assert order == ["picture", "caption"]
 
 
-TEN = [Recipe(), Recipe(z_dyn=(1.25, -3.5, 0.1)), Recipe(seed=11, clouds=12), Recipe(psi=0.35, seed=2),
-       Recipe(static=(1, 0, 2, 0.5)), Recipe(dynamic=(0.1, 0.2, 3, 0)), Recipe(other=5, other_from=2),
+TOUCHES = (Touch(2, "noise", "9+30 70+20", 4), Touch(2, "smooth", "40+100"), Touch(3, "move", "0+512", 0, (5, -3)),
+           Touch(7, "noise", "0+9", 1))                # of a level that a small generator does not have
+NIGHT = Direction("night", Style(), Style((2, 0, -1), seed=4, other=6, other_from=2), 0.6)
+MANY = [Recipe(), Recipe(z_dyn=(1.25, -3.5, 0.1)), Recipe(seed=11, clouds=12), Recipe(psi=0.35, seed=2),
+        Recipe(static=(1, 0, 2, 0.5)), Recipe(dynamic=(0.1, 0.2, 3, 0)), Recipe(other=5, other_from=2),
        Recipe(direction="7h", speed=-2.5, horizon=0.35, time=41), Recipe(time=3.5, dynamic=(2,)),
        Recipe(z_dyn=(3, 2, 1), seed=7, clouds=8, psi=1.0, static=(0.3,) * 4, dynamic=(2,) * 4, other=9,
-              other_from=1, direction="12h", speed=1.5, horizon=1.0, time=99)]
+              other_from=1, direction="12h", speed=1.5, horizon=1.0, time=99),
+       Recipe(touches=TOUCHES[:1]), Recipe(touches=TOUCHES[1:2]), Recipe(touches=TOUCHES, seed=1, time=30, dynamic=(2,) * 4),
+       Recipe(directions=(NIGHT,)), Recipe(directions=(NIGHT, replace(NIGHT, end=Style(directions=(NIGHT,)), amount=-1)), other=5,
+              other_from=1, touches=TOUCHES)]
 
 
-def test_ten_states_copied_as_python_make_the_same_pictures(G, tmp_path):
+def test_states_copied_as_python_make_the_same_pictures(G, tmp_path):
     "In one fresh process that knows only the weights: every picture to the bit."
-    folders = [tmp_path / str(k) for k in range(len(TEN))]
-    for folder, recipe in zip(folders, TEN):
+    folders = [tmp_path / str(k) for k in range(len(MANY))]
+    for folder, recipe in zip(folders, MANY):
         folder.mkdir()
         (folder / "made.py").write_text(recipe_code(recipe, G))
     script = "import os, sys\nfor f in sys.argv[1:]: os.chdir(f); exec(open('made.py').read(), {})"
     environment = dict(os.environ, DEEPLANDSCAPE_WEIGHTS=str(write_weights(tmp_path)))
     subprocess.run([sys.executable, "-c", script, *map(str, folders)], check=True, env=environment)
     made = [to_uint8(read_photo(folder / "picture.png")) for folder in folders]
-    for picture, recipe in zip(made, TEN):
+    for picture, recipe in zip(made, MANY):
         assert torch.equal(picture, to_uint8(recipe_picture(recipe, G))), recipe
-    assert len({picture.numpy().tobytes() for picture in made}) == len(TEN)
+    assert len({picture.numpy().tobytes() for picture in made}) == len(MANY)
 
 
 def test_what_was_copied_is_what_is_shown(G):
     "The explorer's own state, however it came about, is the state that it copies."
     explorer = MotionExplorer(G, seed=3)
-    for recipe in TEN:
+    for recipe in MANY:
         explorer.apply(recipe.replace(time=float(int(recipe.time))))
         assert explorer.desk.papers.program.value == recipe_code(explorer.recipe(), G)
+        assert recipe_from_json(explorer.recipe().as_json()) == explorer.recipe()
+        assert explorer.recipe().touches == recipe.touches and explorer.recipe().directions == recipe.directions
         assert torch.equal(explorer.shown, recipe_picture(explorer.recipe(), G))
 
 
@@ -159,6 +173,41 @@ def test_undo_goes_through_everything_that_was_done(G):
     for picture in pictures[1:]:
         explorer.desk.redo.click()
         assert explorer.images[0].value == picture
+
+
+def stroke(kind, x0, y0, x1, y1, size=256, width=60):
+    "What the browser sends of a straight stroke, in parts of the canvas."
+    canvas, file = Image.new("RGBA", (size, size)), io.BytesIO()
+    ImageDraw.Draw(canvas).line([(x0 * size, y0 * size), (x1 * size, y1 * size)], MAP_BRUSHES[kind], width)
+    canvas.save(file, "png")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}#{x0},{y0},{x1},{y1},{time.time()}"
+
+
+@pytest.mark.parametrize("kind, level", [("noise", 0), ("noise", 3), ("smooth", 2), ("move", 2)])
+def test_a_stroke_changes_its_cells_and_its_picture_and_can_be_undone(G, kind, level):
+    explorer = SceneExplorer(G, seed=1)
+    brush, before = explorer.brush, explorer.shown
+    brush.level.value = level
+    untouched = recipe_latents(explorer.recipe(), G, explorer.mean)[2]
+    brush.painter.strokes.value = stroke(kind, 0.2, 0.3, 0.8, 0.3)
+    after = recipe_latents(explorer.recipe(), G, explorer.mean)[2]
+    assert [i for i in range(4) if not torch.equal(untouched[i], after[i])] == [level]
+    changed = (untouched[level] != after[level])[0, 0]
+    rows = changed.any(1).nonzero().flatten().float() / len(changed)
+    assert 0 < changed.float().mean() < 0.5 and rows.max() <= 0.5          # only where the stroke was
+    assert not torch.equal(explorer.shown, before)
+    assert torch.equal(explorer.shown, recipe_picture(recipe_from_json(explorer.recipe().as_json()), G))
+    explorer.desk.undo.click()
+    assert torch.equal(explorer.shown, before) and explorer.desk.undo.disabled
+
+
+def test_a_moved_patch_is_the_noise_that_was_elsewhere(G):
+    explorer = SceneExplorer(G, seed=1)
+    explorer.brush.level.value = 3                                          # 32 x 32
+    S = recipe_latents(explorer.recipe(), G, explorer.mean)[2][3][0, 0]
+    explorer.brush.painter.strokes.value = stroke("move", 0.25, 0.5, 0.75, 0.5)
+    moved = recipe_latents(explorer.recipe(), G, explorer.mean)[2][3][0, 0]
+    assert torch.equal(moved[14:18, 20:24], S[14:18, 4:8])                  # by half the width: 16 cells
 
 
 def test_the_picker_keeps_the_state_and_survives_a_broken_file(G, tmp_path, monkeypatch):
@@ -371,8 +420,6 @@ def test_page_answers_while_an_inversion_runs(G):
 
 
 def hostile_uploads():
-    import io
-    from PIL import Image
     def png(size, mode="RGB", form="png"):
         data = io.BytesIO(); Image.new(mode, size).save(data, form); return data.getvalue()
     return {"empty.jpg": b"", "text.png": b"no picture" * 100, "half.png": png((200, 200))[:120],
@@ -393,7 +440,5 @@ def test_hostile_uploads_end_in_a_sentence(name):
 @pytest.mark.parametrize("name, mode", [("grey.png", "L"), ("deep.png", "I;16"), ("see-through.png", "RGBA"),
                                         ("print.jpg", "CMYK"), ("film.gif", "P")])
 def test_uploads_of_every_kind_are_read(name, mode):
-    import io
-    from PIL import Image
     data = io.BytesIO(); Image.new(mode, (40, 30)).save(data, dict(jpg="jpeg").get(name[-3:], name[-3:]))
     assert read_upload(name, data.getvalue()).shape == (3, 30, 40)

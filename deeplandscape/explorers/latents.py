@@ -25,10 +25,11 @@ from ..model.generator import Generator, load_generator, mean_style
 from ..model.approximator import Approximator, load_lighting
 from ..video.lighting import STYLES, styles_of
 from deeplandscape.explorers.toolkit import (
-    choose, ClockFace, enlarged, Explorer, export_controls, fitted, folded, Job, Movie, page, panel, row,
+    choose, ClockFace, enlarged, Explorer, export_controls, fitted, folded, Held, Job, Movie, page, panel, row,
     sentence, slider, whole)
-from .recipes import padded, Recipe, recipe_frames, recipe_picture
+from .recipes import padded, Recipe, recipe_frames, recipe_latents, recipe_picture
 from .desk import Desk
+from .brush import MapBrush
 
 # %% ../../nbs/97_latents.ipynb #28f99476
 def measurements(weights, folder=None):
@@ -113,14 +114,16 @@ def latent_controls(G, seed, psi):
     controls |= {f"static_{i}": strength(s) for i, s in levels}
     controls |= {f"dynamic_{i}": strength(s) for i, s in levels}
     froms = [("no level", -1), *((f"level {s} x {s} on", i) for i, s in levels)]
-    return controls | dict(other=whole("scene", 1), other_from=choose("taken by", froms, -1))
+    controls |= dict(other=whole("scene", 1), other_from=choose("taken by", froms, -1))
+    return controls | {name: Held(value=()) for name in ("touches", "directions")}
 
 def recipe_of(values, weights, levels):
     "The recipe that the values of controls stand for."
     light = tuple(v for name, v in values.items() if name.startswith("z_dyn_"))
     maps = {kind: tuple(values[f"{kind}_{i}"] for i in range(levels)) for kind in ("static", "dynamic")}
     maps = {kind: () if set(found) == {1.0} else found for kind, found in maps.items()}
-    names = "seed", "clouds", "psi", "other", "other_from", "direction", "speed", "horizon"
+    names = ("seed", "clouds", "psi", "other", "other_from", "touches", "directions", "direction", "speed",
+             "horizon")
     more = {name: values[name] for name in names if name in values}
     more["other_from"] = None if more["other_from"] < 0 else more["other_from"]
     return Recipe(weights, light, time=float(values.get("time", 0)), **maps, **more)
@@ -143,6 +146,7 @@ class LatentExplorer(Explorer):
         self.other.on_click(lambda _: self.set(**{name: controls[name].value + 1
                                                   for name in ("seed", "clouds")}))
         self.facts, self.desk = sentence("", "small"), Desk(self)
+        self.brush = MapBrush(self)
         super().__init__(controls, widths, names)
 
     def recipe(self):
@@ -156,18 +160,19 @@ class LatentExplorer(Explorer):
             wanted |= {f"{kind}_{i}": v for i, v in enumerate(padded(maps, levels))}
         wanted |= dict(zip(self.names, [*recipe.z_dyn, *[0.0] * len(self.names)]))
         from_level = recipe.other_from if recipe.other_from in range(levels) else -1
-        wanted |= {name: getattr(recipe, name) for name in ("seed", "clouds", "psi", "other", "direction",
-                                                            "speed", "horizon")} | dict(other_from=from_level)
+        wanted |= {name: getattr(recipe, name) for name in (
+            "seed", "clouds", "psi", "other", "touches", "directions", "direction", "speed", "horizon")} | dict(other_from=from_level)
         self.set(**{name: v for name, v in wanted.items() if name in self.controls},
                  **(dict(time=int(recipe.time)) if "time" in self.controls else {}))
 
-    def tell(self, recipe, shown, began):
+    def tell(self, recipe, shown, latents, began):
         "Numbers of the picture, and how long it took."
         brightness, contrast = 127.5 * float(shown.mean() + 1), 127.5 * float(shown.mean(0).std())
         took = 1000 * (time.perf_counter() - began)
         self.facts.value = (f"brightness {brightness:.0f}, contrast {contrast:.0f} of 255; "
                             f"drawn in {took:.0f} ms")
         self.desk.follow(recipe, shown)
+        self.brush.follow(recipe, shown, latents[2])
 
 # %% ../../nbs/97_latents.ipynb #357b7cbc
 def light_panel(explorer, width):
@@ -189,8 +194,10 @@ def level_parts(explorer):
     known = sentence("1 is what the generator was trained with, 0 leaves the map out.", "small")
     maps = widgets.VBox([known, row(column("static", "S_st, what stays"),
                                     column("dynamic", "S_dyn, what moves"))])
-    return folded(Strength_of_the_maps_by_level=maps,
-                  Style_of_another_scene=widgets.VBox([c["other"], c["other_from"]]))
+    parts = folded(Brush_on_a_dynamic_map=explorer.brush.widget, Strength_of_the_maps_by_level=maps,
+                   Style_of_another_scene=widgets.VBox([c["other"], c["other_from"]]))
+    explorer.brush.watch(parts)
+    return parts
 
 def scene_page(explorer):
     "How the page of light and scene is laid out."
@@ -224,8 +231,9 @@ class SceneExplorer(LatentExplorer):
 
     def draw(self, **values: object) -> None:
         recipe, began = recipe_of(values, self.weights, self.G.config.levels), time.perf_counter()
-        self.shown = recipe_picture(recipe, self.G, self.mean)
-        self.tell(recipe, self.shown, began)
+        latents = recipe_latents(recipe, self.G, self.mean)
+        self.shown = recipe_frames(recipe, self.G, [recipe.time], self.mean, latents)[0][0]
+        self.tell(recipe, self.shown, latents, began)
         light = ", ".join(f"{v:+.2f}" for v in recipe.z_dyn)
         caption = f"z_dyn = {light}; scene {recipe.seed}, clouds {recipe.clouds}, psi {recipe.psi:.2f}"
         return [self.shown], caption
@@ -311,9 +319,10 @@ class MotionExplorer(LatentExplorer):
 
     def draw(self, **values: object) -> None:
         recipe, began = recipe_of(values, self.weights, self.G.config.levels), time.perf_counter()
-        images, maps = recipe_frames(recipe, self.G, [recipe.time], self.mean)
+        latents = recipe_latents(recipe, self.G, self.mean)
+        images, maps = recipe_frames(recipe, self.G, [recipe.time], self.mean, latents)
         self.shown, size = images[0], max(128, self.G.config.resolution)
-        self.tell(recipe, self.shown, began)
+        self.tell(recipe, self.shown, latents, began)
         fine = map_pictures([m[0] for m in maps[:-4:-1]], size, recipe.horizon)
         words = (f"{recipe.direction}, speed {recipe.speed:+.2f}, horizon {recipe.horizon:.2f}, "
                  f"scene {recipe.seed}, frame {recipe.time:.0f}")

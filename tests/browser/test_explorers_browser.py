@@ -224,6 +224,31 @@ def test_paint_reaches_the_mask(page, address):
                            ".some(e => /painted/.test(e.textContent))")
 
 
+def test_a_stroke_on_a_map_changes_the_picture_and_is_undone(page, address):
+    page.goto(address + "scene.ipynb")
+    wait_for(page, "z_dyn = +0.00, +0.00, +0.00")
+    page.get_by_text("Brush on a dynamic map").click()
+    wait_for(page, "Nothing is touched yet.")
+    before = pixels_of(page)
+    canvas, under = page.locator(".painter canvas"), page.locator(".painter img")
+    for kind in "new noise", "smooth", "move":
+        page.locator(".painter label", has_text=kind).locator("input").check()
+        canvas.scroll_into_view_if_needed()
+        box, below = canvas.bounding_box(), under.bounding_box()
+        assert all(abs(box[side] - below[side]) <= 1 for side in box) and box["width"] == 256   # it lies on the map
+        page.mouse.move(box["x"] + 60, box["y"] + 80)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 190, box["y"] + 90, steps=8)
+        page.mouse.up()
+        wait_for(page, "noise in" if kind == "new noise" else "move by 8, 1 in" if kind == "move" else "smooth in")
+        after = pixels_of(page)
+        assert np.abs(after.astype(int) - before).max() > 2
+        page.get_by_role("button", name="undo").click()
+        wait_for(page, "Nothing is touched yet.")
+        assert np.array_equal(pixels_of(page), before)
+    assert not overlaps(page)
+
+
 @pytest.mark.parametrize("name", ["scene", "motion", "inversion", "photo"])
 def test_nothing_is_cut_on_a_telephone(browser, address, name):
     "At 390 px nothing is wider than the page, sliders have 200 px and no picture is broken."
