@@ -24,12 +24,14 @@ from ..files import file_sha256, WEIGHTS, weights_path
 from ..model.generator import Generator, load_generator, mean_style
 from ..model.approximator import Approximator, load_lighting
 from ..video.lighting import STYLES, styles_of
-from deeplandscape.explorers.toolkit import (
-    choose, ClockFace, enlarged, Explorer, export_controls, fitted, folded, Held, Job, Movie, page, panel, row,
-    sentence, slider, whole)
+from .toolkit import (
+    choose, ClockFace, enlarged, Explorer, export_controls, fitted, folded, Held, Job, Line, Movie, page,
+    panel, row, sentence, slider, whole)
 from .recipes import padded, Recipe, recipe_frames, recipe_latents, recipe_picture
 from .desk import Desk
 from .brush import MapBrush
+from .readings import Readings
+from .directions import Directions
 
 # %% ../../nbs/97_latents.ipynb #28f99476
 def measurements(weights, folder=None):
@@ -117,14 +119,15 @@ def latent_controls(G, seed, psi):
     controls |= dict(other=whole("scene", 1), other_from=choose("taken by", froms, -1))
     return controls | {name: Held(value=()) for name in ("touches", "directions")}
 
+SHARED = ("seed", "clouds", "psi", "other", "other_from", "touches", "directions", "direction", "speed",
+          "horizon")                     # controls with the names of the recipe
+
 def recipe_of(values, weights, levels):
     "The recipe that the values of controls stand for."
     light = tuple(v for name, v in values.items() if name.startswith("z_dyn_"))
     maps = {kind: tuple(values[f"{kind}_{i}"] for i in range(levels)) for kind in ("static", "dynamic")}
     maps = {kind: () if set(found) == {1.0} else found for kind, found in maps.items()}
-    names = ("seed", "clouds", "psi", "other", "other_from", "touches", "directions", "direction", "speed",
-             "horizon")
-    more = {name: values[name] for name in names if name in values}
+    more = {name: values[name] for name in SHARED if name in values}
     more["other_from"] = None if more["other_from"] < 0 else more["other_from"]
     return Recipe(weights, light, time=float(values.get("time", 0)), **maps, **more)
 
@@ -145,8 +148,9 @@ class LatentExplorer(Explorer):
         self.neutral.on_click(lambda _: self.set(**dict.fromkeys(self.names, 0.0)))
         self.other.on_click(lambda _: self.set(**{name: controls[name].value + 1
                                                   for name in ("seed", "clouds")}))
-        self.facts, self.desk = sentence("", "small"), Desk(self)
-        self.brush = MapBrush(self)
+        self.facts, self.desk, self.controls = sentence("", "small"), Desk(self), controls
+        self.brush, self.directions = MapBrush(self), Directions(self)
+        self.readings = Readings(self.G, self.mean)
         super().__init__(controls, widths, names)
 
     def recipe(self):
@@ -160,19 +164,19 @@ class LatentExplorer(Explorer):
             wanted |= {f"{kind}_{i}": v for i, v in enumerate(padded(maps, levels))}
         wanted |= dict(zip(self.names, [*recipe.z_dyn, *[0.0] * len(self.names)]))
         from_level = recipe.other_from if recipe.other_from in range(levels) else -1
-        wanted |= {name: getattr(recipe, name) for name in (
-            "seed", "clouds", "psi", "other", "touches", "directions", "direction", "speed", "horizon")} | dict(other_from=from_level)
+        wanted |= {name: getattr(recipe, name) for name in SHARED} | dict(other_from=from_level)
         self.set(**{name: v for name, v in wanted.items() if name in self.controls},
                  **(dict(time=int(recipe.time)) if "time" in self.controls else {}))
 
-    def tell(self, recipe, shown, latents, began):
-        "Numbers of the picture, and how long it took."
+    def tell(self, recipe, shown, latents, began, S_dyn=None):
+        "Numbers of the picture, and how long it took; S_dyn: the maps where they have moved."
         brightness, contrast = 127.5 * float(shown.mean() + 1), 127.5 * float(shown.mean(0).std())
         took = 1000 * (time.perf_counter() - began)
         self.facts.value = (f"brightness {brightness:.0f}, contrast {contrast:.0f} of 255; "
                             f"drawn in {took:.0f} ms")
         self.desk.follow(recipe, shown)
         self.brush.follow(recipe, shown, latents[2])
+        self.readings.follow(recipe, shown, *latents[:2], S_dyn or latents[2])
 
 # %% ../../nbs/97_latents.ipynb #357b7cbc
 def light_panel(explorer, width):
@@ -195,7 +199,8 @@ def level_parts(explorer):
     maps = widgets.VBox([known, row(column("static", "S_st, what stays"),
                                     column("dynamic", "S_dyn, what moves"))])
     parts = folded(Brush_on_a_dynamic_map=explorer.brush.widget, Strength_of_the_maps_by_level=maps,
-                   Style_of_another_scene=widgets.VBox([c["other"], c["other_from"]]))
+                   Style_of_another_scene=widgets.VBox([c["other"], c["other_from"]]),
+                   Named_directions=explorer.directions.widget)
     explorer.brush.watch(parts)
     return parts
 
@@ -206,7 +211,8 @@ def scene_page(explorer):
                   sentence("0 is the mean picture, 1 all that the generator knows.", "small"), width=right)
     about = ("z_dyn is weather and time of day, the scene its mountains and shores, the clouds where they "
              "stand.")
-    left = widgets.VBox([*explorer.images, explorer.caption, explorer.facts, explorer.desk.widget],
+    left = widgets.VBox([*explorer.images, explorer.caption, explorer.facts, explorer.desk.widget,
+                         explorer.readings.widget],
                         layout=fitted(440))
     more = widgets.VBox([level_parts(explorer), explorer.desk.more])
     return page("Light and scene", about,
@@ -252,7 +258,7 @@ def map_pictures(maps, size, horizon):
 def motion_controls(frames):
     "What can be chosen for a motion."
     return dict(direction=ClockFace(), speed=slider("speed", 1.0, -4.0, 4.0),
-                horizon=slider("horizon", 0.5, 0.0, 1.0, 0.05, ".2f"),
+                horizon=slider("horizon", 0.5, 0.0, 1.0, 0.01, ".2f"),
                 time=slider("time", 0, 0, frames - 1, 1, "d"))
 
 def player_of(slider):
@@ -279,10 +285,12 @@ def motion_page(explorer):
     sizes = [config.size(k) for k in range(config.levels)][:-4:-1]
     labelled = [widgets.VBox([shown, sentence(f"S_dyn, {s} x {s}", "small")])
                 for shown, s in zip(maps, sizes)]
-    left = widgets.VBox([row(image, widgets.VBox([row(*labelled, gap="6px")]), gap="6px"), explorer.caption,
-                         explorer.facts, explorer.desk.widget, explorer.movie.widget], layout=fitted(560))
+    explorer.line = Line(image, c["horizon"])
+    left = widgets.VBox([row(explorer.line.widget, widgets.VBox([row(*labelled, gap="6px")]), gap="6px"), explorer.caption,
+                         explorer.facts, explorer.desk.widget, explorer.readings.widget,
+                         explorer.movie.widget], layout=fitted(560))
     where = sentence("Where the clouds go; 12 is up and closer:", "small")
-    line = sentence("0 is the top of the picture, 1 its bottom: the line in the maps.", "small")
+    line = sentence("The line on the picture, which can be dragged: 0 is the top, 1 the bottom.", "small")
     motion = panel("Motion", where, c["direction"], c["speed"], c["horizon"], line, width=right)
     when = panel("Time and scene", explorer.play, c["time"], row(c["seed"], c["clouds"]), c["psi"],
                  explorer.other, width=right)
@@ -322,7 +330,7 @@ class MotionExplorer(LatentExplorer):
         latents = recipe_latents(recipe, self.G, self.mean)
         images, maps = recipe_frames(recipe, self.G, [recipe.time], self.mean, latents)
         self.shown, size = images[0], max(128, self.G.config.resolution)
-        self.tell(recipe, self.shown, latents, began)
+        self.tell(recipe, self.shown, latents, began, maps)
         fine = map_pictures([m[0] for m in maps[:-4:-1]], size, recipe.horizon)
         words = (f"{recipe.direction}, speed {recipe.speed:+.2f}, horizon {recipe.horizon:.2f}, "
                  f"scene {recipe.seed}, frame {recipe.time:.0f}")
@@ -330,8 +338,8 @@ class MotionExplorer(LatentExplorer):
 
     def clip(self, tick: Callable = lambda share, sentence: None) -> Tensor:
         "All frames with the present values, (T, 3, R, R)."
-        return clip_frames(self.recipe(), self.G, self.mean, self.export["seconds"].value,
-                           self.export["fps"].value, tick)
+        seconds, fps = (self.export[name].value for name in ("seconds", "fps"))
+        return clip_frames(self.recipe(), self.G, self.mean, seconds, fps, tick)
 
     def save(self, tick: Callable) -> str:
         scale, fps, form = (self.export[name].value for name in ("scale", "fps", "form"))
