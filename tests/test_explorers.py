@@ -119,7 +119,8 @@ def test_captions_follow_the_picture(G):
     assert order == ["picture", "caption"]
 
 
-TOUCHES = (Touch(2, "noise", "9+30 70+20", 4), Touch(2, "smooth", "40+100"), Touch(3, "move", "0+512", 0, (5, -3)),
+TOUCHES = (Touch(2, "noise", "9+30 70+20", 4), Touch(2, "smooth", "40+100"),
+           Touch(3, "move", "0+512", 0, (5, -3)),
            Touch(7, "noise", "0+9", 1))                # of a level that a small generator does not have
 NIGHT = Direction("night", Style(), Style((2, 0, -1), seed=4, other=6, other_from=2), 0.6)
 MANY = [Recipe(), Recipe(z_dyn=(1.25, -3.5, 0.1)), Recipe(seed=11, clouds=12), Recipe(psi=0.35, seed=2),
@@ -127,9 +128,10 @@ MANY = [Recipe(), Recipe(z_dyn=(1.25, -3.5, 0.1)), Recipe(seed=11, clouds=12), R
        Recipe(direction="7h", speed=-2.5, horizon=0.35, time=41), Recipe(time=3.5, dynamic=(2,)),
        Recipe(z_dyn=(3, 2, 1), seed=7, clouds=8, psi=1.0, static=(0.3,) * 4, dynamic=(2,) * 4, other=9,
               other_from=1, direction="12h", speed=1.5, horizon=1.0, time=99),
-       Recipe(touches=TOUCHES[:1]), Recipe(touches=TOUCHES[1:2]), Recipe(touches=TOUCHES, seed=1, time=30, dynamic=(2,) * 4),
-       Recipe(directions=(NIGHT,)), Recipe(directions=(NIGHT, replace(NIGHT, end=Style(directions=(NIGHT,)), amount=-1)), other=5,
-              other_from=1, touches=TOUCHES)]
+        Recipe(touches=TOUCHES[:1]), Recipe(touches=TOUCHES[1:2]),
+        Recipe(touches=TOUCHES, seed=1, time=30, dynamic=(2,) * 4), Recipe(directions=(NIGHT,)),
+        Recipe(directions=(NIGHT, replace(NIGHT, end=Style(directions=(NIGHT,)), amount=-1)), other=5,
+               other_from=1, touches=TOUCHES)]
 
 
 def test_states_copied_as_python_make_the_same_pictures(G, tmp_path):
@@ -154,7 +156,8 @@ def test_what_was_copied_is_what_is_shown(G):
         explorer.apply(recipe.replace(time=float(int(recipe.time))))
         assert explorer.desk.papers.program.value == recipe_code(explorer.recipe(), G)
         assert recipe_from_json(explorer.recipe().as_json()) == explorer.recipe()
-        assert explorer.recipe().touches == recipe.touches and explorer.recipe().directions == recipe.directions
+        assert explorer.recipe().touches == recipe.touches
+        assert explorer.recipe().directions == recipe.directions
         assert torch.equal(explorer.shown, recipe_picture(explorer.recipe(), G))
 
 
@@ -180,7 +183,8 @@ def stroke(kind, x0, y0, x1, y1, size=256, width=60):
     canvas, file = Image.new("RGBA", (size, size)), io.BytesIO()
     ImageDraw.Draw(canvas).line([(x0 * size, y0 * size), (x1 * size, y1 * size)], MAP_BRUSHES[kind], width)
     canvas.save(file, "png")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}#{x0},{y0},{x1},{y1},{time.time()}"
+    data = base64.b64encode(file.getvalue()).decode()
+    return f"data:image/png;base64,{data}#{x0},{y0},{x1},{y1},{time.time()}"
 
 
 @pytest.mark.parametrize("kind, level", [("noise", 0), ("noise", 3), ("smooth", 2), ("move", 2)])
@@ -208,6 +212,76 @@ def test_a_moved_patch_is_the_noise_that_was_elsewhere(G):
     explorer.brush.painter.strokes.value = stroke("move", 0.25, 0.5, 0.75, 0.5)
     moved = recipe_latents(explorer.recipe(), G, explorer.mean)[2][3][0, 0]
     assert torch.equal(moved[14:18, 20:24], S[14:18, 4:8])                  # by half the width: 16 cells
+
+
+def test_a_direction_does_the_same_in_another_explorer(G):
+    "Kept between two states, taken from its file elsewhere, gone along: the picture of the second state."
+    first, second = SceneExplorer(G, seed=1), SceneExplorer(G, seed=1)
+    first.desk.comparison.keep.click()
+    first.set(z_dyn_1=2.0, z_dyn_3=-1.0)
+    first.directions.name.value = "night"
+    first.directions.keep.click()
+    file = base64.b64decode(re.search(r"base64,([^\"]+)", first.directions.link.value)[1])
+    second.directions.load(dict(new=(dict(name="mine.json", content=memoryview(file)),)))
+    for amount in 0.5, 1.0:
+        second.directions.sliders["night"].value = amount
+        assert second.wait()
+    assert (second.shown - first.shown).abs().max() < 1e-4
+    assert torch.equal(second.shown, recipe_picture(recipe_from_json(second.recipe().as_json()), G))
+    second.set(seed=7, clouds=7)
+    assert not torch.equal(second.shown, recipe_picture(second.recipe().replace(directions=()), G))
+    second.desk.reset.click()
+    assert second.directions.sliders["night"].value == 0 and "night" in second.directions.known
+
+
+def test_readings_follow_the_picture(G):
+    explorer = SceneExplorer(G, seed=1)
+    readings = explorer.readings
+    assert "brightness" in readings.said.value and readings.histograms.value.count("<svg") == 3
+    assert all(abs(readings.squares[name] - 1) < 0.4 for name in ("S_st", "S_dyn"))
+    before = readings.said.value
+    explorer.set(z_dyn_1=3.0, dynamic_1=3.0, dynamic_2=3.0)
+    bright = round(127.5 * float(explorer.shown.mean() + 1))
+    assert readings.said.value != before and readings.said.value.endswith(f"→ {bright}.")
+    assert readings.squares["S_dyn"] > 3
+    explorer.set(psi=0.0)
+    assert readings.squares["w"] < 1e-9
+    explorer.set(psi=1.0)
+    readings.again.click()
+    assert "mean flow 0.000" in readings.said.value
+    readings.on.value = False
+    kept = readings.said.value
+    explorer.set(z_dyn_1=-3.0)
+    assert readings.said.value == kept
+
+
+def test_the_horizon_is_dragged_on_the_picture(G):
+    explorer = MotionExplorer(G, seed=1)
+    explorer.set(direction="12h", time=20)
+    before = explorer.shown
+    explorer.line.sent.value = "0.31"                           # what the browser sends while it is dragged
+    assert explorer.wait() and explorer.recipe().horizon == 0.31 and not torch.equal(explorer.shown, before)
+    explorer.set(horizon=0.8)
+    assert explorer.line.grip.layout.top == "80.0%"
+    explorer.desk.history.rest()
+    for wrong in "nan", "nonsense", "": explorer.line.sent.value = wrong
+    assert explorer.wait() and explorer.recipe().horizon == 0.8
+
+
+@pytest.mark.timing
+@pytest.mark.skipif(not has_weights(), reason="this installation has no weights")
+def test_readings_cost_less_than_the_picture():
+    "Turn about in one run, so that whatever else the machine does falls on both alike."
+    explorer = SceneExplorer(seed=3)
+    def seconds(on):
+        explorer.readings.on.value = on
+        explorer.controls["z_dyn_1"].value = 0.25 - explorer.controls["z_dyn_1"].value
+        explorer.wait()
+        began = time.perf_counter()
+        explorer.refresh()
+        return time.perf_counter() - began
+    pairs = sorted(seconds(True) / seconds(False) for _ in range(15))
+    assert pairs[7] < 2, pairs
 
 
 def test_the_picker_keeps_the_state_and_survives_a_broken_file(G, tmp_path, monkeypatch):

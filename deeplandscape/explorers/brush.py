@@ -10,12 +10,13 @@ import ipywidgets as widgets
 from torch import Tensor
 import torch.nn.functional as F
 
+from .touches import cells_of
 from .toolkit import as_png, choose, picture, row, sentence
 from .recipes import Recipe, recipe_picture
 from .desk import picture_change
 from .painter import MapPainter, read_touch
 
-# %% ../../nbs/964_brush.ipynb #186ffe2a
+# %% ../../nbs/964_brush.ipynb #3274ac2b
 class Folded:
     "A part of a page that works only while it is open."
     opened = False
@@ -28,6 +29,7 @@ class Folded:
             if self.opened and not was: self.explorer.ask()
         box.observe(look, "selected_index")
 
+# %% ../../nbs/964_brush.ipynb #39f402ee
 class MapBrush(Folded):
     "A level of S_dyn to paint on, and what the last stroke changed in the picture."
     def __init__(self,
@@ -35,30 +37,28 @@ class MapBrush(Folded):
         self.explorer, sizes = explorer, [explorer.G.config.size(i) for i in range(explorer.G.config.levels)]
         self.level = choose("level", [(f"{s} x {s}", i) for i, s in enumerate(sizes)], min(2, len(sizes) - 1))
         self.beneath = choose("painted on", [("the map", False), ("the picture", True)], False)
-        self.painter, self.change = MapPainter(self.touch), picture(160, "change by the last touch, four times")
+        self.painter, about = MapPainter(self.touch), "change by the last touch, four times"
+        self.change, self.said = picture(160, about), sentence("", "small")
         self.none = widgets.Button(description="no touches", disabled=True)
-        self.said = sentence("", "small")
-        for control in self.level, self.beneath: control.observe(lambda _: explorer.ask(), "value")
+        for control in self.level, self.beneath: control.observe(explorer.ask, "value")
         self.none.on_click(lambda _: self.put(()))
-        beside = widgets.VBox([self.change, sentence("change by the last touch, four times", "small"), self.said])
-        self.widget = widgets.VBox([row(self.level, self.beneath, self.none), row(self.painter.widget, beside)])
+        beside = widgets.VBox([self.change, sentence(about, "small"), self.said])
+        choices = row(self.level, self.beneath, self.none)
+        self.widget = widgets.VBox([choices, row(self.painter.widget, beside)])
 
     def put(self, touches: tuple) -> None:
         "Make these the touches of the state, as a step of its own."
-        self.explorer.desk.history.rest()
-        self.explorer.set(touches=touches)
-        self.explorer.desk.history.rest()
+        history = self.explorer.desk.history
+        history.rest(), self.explorer.set(touches=touches), history.rest()
 
     def touch(self, data: str) -> str:
         "Take a stroke as the browser sends it."
         touches = self.explorer.recipe().touches
-        seed = 1 + max((touch.seed for touch in touches), default=0)
-        made = read_touch(data, self.level.value, seed)
+        made = read_touch(data, self.level.value, 1 + max((touch.seed for touch in touches), default=0))
         if made is None: return "Nothing was changed."
         self.put((*touches, made))
-        count = sum(int(run.partition("+")[2]) for run in made.cells.split())
-        where = f"in {count} of {made.size ** 2} cells"
-        return f"{made.kind} by {made.shift[0]}, {made.shift[1]} {where}" if made.kind == "move" else f"{made.kind} {where}"
+        by = " by {}, {}".format(*made.shift) if made.kind == "move" else ""
+        return f"{made.kind}{by} in {int(cells_of(made.cells, made.size).sum())} of {made.size ** 2} cells"
 
     def follow(self, recipe: Recipe, shown: Tensor, S_dyn: list[Tensor]) -> None:
         "Show a state: its picture (3, R, R), its maps by level, and what its last touch did."
@@ -71,4 +71,5 @@ class MapBrush(Folded):
         self.painter.under.value = as_png(F.interpolate(under[None], size=(256, 256))[0])
         before = recipe.replace(touches=recipe.touches[:-1])
         gap, said = picture_change(recipe_picture(before, G, mean) if recipe.touches else shown, shown)
-        self.change.value, self.said.value = as_png(gap), said if recipe.touches else "Nothing is touched yet."
+        said = said if recipe.touches else "Nothing is touched yet."
+        self.change.value, self.said.value = as_png(gap), said

@@ -141,16 +141,15 @@ class LatentExplorer(Explorer):
         self.mean, self.rows = mean_style(self.G), measurements(digest)
         self.names = [f"z_dyn_{k + 1}" for k in range(self.G.config.z_dyn_dim)]
         seed = first_scene(self.G, self.mean) if seed is None else seed
-        controls = latent_controls(self.G, seed, psi) | more
+        self.controls = controls = latent_controls(self.G, seed, psi) | more
         self.neutral, self.other = (widgets.Button(description=name)
                                     for name in ("neutral, z_dyn = 0", "another scene"))
         self.styles = style_buttons(lambda z_dyn: self.set(**dict(zip(self.names, z_dyn))), styles)
         self.neutral.on_click(lambda _: self.set(**dict.fromkeys(self.names, 0.0)))
         self.other.on_click(lambda _: self.set(**{name: controls[name].value + 1
                                                   for name in ("seed", "clouds")}))
-        self.facts, self.desk, self.controls = sentence("", "small"), Desk(self), controls
-        self.brush, self.directions = MapBrush(self), Directions(self)
-        self.readings = Readings(self.G, self.mean)
+        self.facts, self.desk, self.brush = sentence("", "small"), Desk(self), MapBrush(self)
+        self.directions, self.readings = Directions(self), Readings(self.G, self.mean)
         super().__init__(controls, widths, names)
 
     def recipe(self):
@@ -171,9 +170,8 @@ class LatentExplorer(Explorer):
     def tell(self, recipe, shown, latents, began, S_dyn=None):
         "Numbers of the picture, and how long it took; S_dyn: the maps where they have moved."
         brightness, contrast = 127.5 * float(shown.mean() + 1), 127.5 * float(shown.mean(0).std())
-        took = 1000 * (time.perf_counter() - began)
-        self.facts.value = (f"brightness {brightness:.0f}, contrast {contrast:.0f} of 255; "
-                            f"drawn in {took:.0f} ms")
+        said = f"brightness {brightness:.0f}, contrast {contrast:.0f} of 255"
+        self.facts.value = f"{said}; drawn in {1000 * (time.perf_counter() - began):.0f} ms"
         self.desk.follow(recipe, shown)
         self.brush.follow(recipe, shown, latents[2])
         self.readings.follow(recipe, shown, *latents[:2], S_dyn or latents[2])
@@ -286,9 +284,9 @@ def motion_page(explorer):
     labelled = [widgets.VBox([shown, sentence(f"S_dyn, {s} x {s}", "small")])
                 for shown, s in zip(maps, sizes)]
     explorer.line = Line(image, c["horizon"])
-    left = widgets.VBox([row(explorer.line.widget, widgets.VBox([row(*labelled, gap="6px")]), gap="6px"), explorer.caption,
-                         explorer.facts, explorer.desk.widget, explorer.readings.widget,
-                         explorer.movie.widget], layout=fitted(560))
+    pictures = row(explorer.line.widget, widgets.VBox([row(*labelled, gap="6px")]), gap="6px")
+    left = widgets.VBox([pictures, explorer.caption, explorer.facts, explorer.desk.widget,
+                         explorer.readings.widget, explorer.movie.widget], layout=fitted(560))
     where = sentence("Where the clouds go; 12 is up and closer:", "small")
     line = sentence("The line on the picture, which can be dragged: 0 is the top, 1 the bottom.", "small")
     motion = panel("Motion", where, c["direction"], c["speed"], c["horizon"], line, width=right)
@@ -332,9 +330,8 @@ class MotionExplorer(LatentExplorer):
         self.shown, size = images[0], max(128, self.G.config.resolution)
         self.tell(recipe, self.shown, latents, began, maps)
         fine = map_pictures([m[0] for m in maps[:-4:-1]], size, recipe.horizon)
-        words = (f"{recipe.direction}, speed {recipe.speed:+.2f}, horizon {recipe.horizon:.2f}, "
-                 f"scene {recipe.seed}, frame {recipe.time:.0f}")
-        return [images[0], *fine], words
+        return [images[0], *fine], (f"{recipe.direction}, speed {recipe.speed:+.2f}, horizon "
+                                    f"{recipe.horizon:.2f}, scene {recipe.seed}, frame {recipe.time:.0f}")
 
     def clip(self, tick: Callable = lambda share, sentence: None) -> Tensor:
         "All frames with the present values, (T, 3, R, R)."

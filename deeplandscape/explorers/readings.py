@@ -37,7 +37,7 @@ def normal_shares() -> Tensor:
     ends[0], ends[-1] = -math.inf, math.inf
     return (0.5 * (1 + torch.erf(ends / math.sqrt(2)))).diff().float()
 
-def svg_histogram(shares, drawn, name, width=150, height=64):
+def svg_histogram(shares, drawn, name, width=136, height=64):
     "A histogram (bars) over that of the training (line), as SVG."
     top, step = 1.15 * float(max(shares.max(), drawn.max())), width / BINS
     y = lambda v: f"{(height - 14) * (1 - float(v) / top):.1f}"
@@ -46,7 +46,8 @@ def svg_histogram(shares, drawn, name, width=150, height=64):
     return (f'<svg role="img" aria-label="values of {name}, and those of the training" width="{width}" '
             f'height="{height}" viewBox="0 0 {width} {height}" style="color: var(--ink, #222)">'
             f'<path d="M0 {height - 14}{steps(shares)}V{height - 14}Z" fill="#0173b2" opacity="0.55"/>'
-            f'<path d="M0 {height - 14}{steps(drawn)}V{height - 14}" fill="none" stroke="currentColor"/>{label}</svg>')
+            f'<path d="M0 {height - 14}{steps(drawn)}V{height - 14}" fill="none" stroke="currentColor"/>'
+            f'{label}</svg>')
 
 # %% ../../nbs/965_readings.ipynb #76e2c42a
 class Start:
@@ -58,22 +59,25 @@ class Start:
 
     def beside(self, now: Tensor) -> str:   # (3, R, R)
         "SSIM of static parts, mean flow and brightness, in words."
-        share, bright = float(self.static.mean()), [127.5 * float(x.mean() + 1) for x in (self.shown, now)]
+        share, light = float(self.static.mean()), [127.5 * float(x.mean() + 1) for x in (self.shown, now)]
         alike = float(masked_ssim(now[None], self.shown[None], self.static)[0]) if share else math.nan
         flow = motion_amount(optical_flow(torch.stack([self.shown, now]), 128))
         static = f"SSIM of static parts ({share:.0%}) {alike:.3f}" if share else "nothing is static"
-        return f"Since the start: {static}, mean flow {flow:.3f} of half the width, brightness {bright[0]:.0f} → {bright[1]:.0f}."
+        return (f"Since the start: {static}, mean flow {flow:.3f} of half the width, "
+                f"brightness {light[0]:.0f} → {light[1]:.0f}.")
 
+# %% ../../nbs/965_readings.ipynb #4890b124
 @torch.no_grad()
 def training_styles(
     G: Generator,            # whose M
     mean: Tensor,            # its mean style (1, w_dim)
-) -> tuple[Tensor, Tensor]:  # std of w by coordinate (1, w_dim); the histogram (BINS,) of what was divided by it
+) -> tuple[Tensor, Tensor]:  # std of w by coordinate (1, w_dim); histogram (BINS,) of w divided by it
     "How the styles of the training are distributed."
     w = G.mapping(item_normal((1024, G.config.z_dim), [0], "readings", device=mean.device)[0]) - mean
     std = w.std(0, keepdim=True).clamp(min=1e-6)
     return std, shares_of([w / std]).cpu()
 
+# %% ../../nbs/965_readings.ipynb #d55d249f
 class Readings:
     "Numbers and histograms of what is shown."
     def __init__(self, G: Generator, mean: Tensor):     # (1, w_dim), its mean style
@@ -91,7 +95,7 @@ class Readings:
         self.said.value = self.start.beside(shown)
 
     def follow(self, recipe: Recipe, shown: Tensor, W: Tensor, S_st: list, S_dyn: list) -> None:
-        "Measure a picture (3, R, R), its styles (1, 2N, w_dim) and maps by level; a new scene is a new start."
+        "Measure a picture (3, R, R), its styles (1, 2N, w_dim) and its maps; a new scene is a new start."
         self.now = shown
         if not self.on.value: return
         if self.start is None or self.scene != (recipe.seed, shown.shape): self.begin(shown)

@@ -50,6 +50,7 @@ class Direction:
     end: Style
     amount: float = 1.0          # 1: as far as between the two
 
+# %% ../../nbs/961_recipes.ipynb #fa5b9aef
 @dataclass(frozen=True)
 class Recipe:
     "The numbers that make one picture of a generator; the defaults are its plain, neutral scene 0."
@@ -177,7 +178,7 @@ def read_part(kind, given, checked=True):
     if not isinstance(given, dict): raise InputError(f"This file holds no {what}: it must be a JSON object.")
     if unknown := sorted(set(given) - set(names)):
         raise InputError(f"A {what} has no {', '.join(unknown)}; it has {', '.join(names)}.")
-    if needed := [field.name for field in fields(kind) if field.default is MISSING and field.name not in given]:
+    if needed := [f.name for f in fields(kind) if f.default is MISSING and f.name not in given]:
         raise InputError(f"A {what} needs {', '.join(needed)}.")
     return kind(**{name: checked_value(name, value) if checked else value for name, value in given.items()})
 
@@ -249,9 +250,10 @@ def recipe_code(
     values |= dict(directions=list(recipe.directions),
                    touches=[touch for touch in recipe.touches if touch.level < levels])
     optional = dict(directed=DIRECTION_CODE if values["directions"] else "",
-                    touched=TOUCH_CODE if values["touches"] else "", motion=MOTION_CODE if recipe.time else "")
-    mixes = recipe.other_from is not None
-    return PLAIN_CODE.format(**values | {name: code.format(**values) for name, code in optional.items()} | dict(
+                    touched=TOUCH_CODE if values["touches"] else "",
+                    motion=MOTION_CODE if recipe.time else "")
+    mixes, filled = recipe.other_from is not None, {k: code.format(**values) for k, code in optional.items()}
+    return PLAIN_CODE.format(**values | filled | dict(
         z_dyn=light_of(recipe, G, "cpu")[0].tolist(), mix="mix_styles, " if mixes else "",
         other=OTHER_STYLE.format(**values) if mixes else "", static=scaled("S_st", recipe.static),
         dynamic=scaled("S_dyn", recipe.dynamic),

@@ -377,17 +377,18 @@ class Line:
         ways = " ".join(f'{name}="{html.escape(code)}"' for name, code in LINE.items())
         self.grip, self.sent, self.control = widgets.HTML(), widgets.Textarea(continuous_update=True), control
         self.grip.add_class("line"), self.sent.add_class("dragged")
-        self.about, self.ways = about, ways
         self.widget = widgets.VBox([stacked(under, self.grip), self.sent])
         self.sent.observe(self.take, "value")
         control.observe(self.follow, "value")
-        self.grip.value = f'<div role="slider" tabindex="0" aria-label="{about}" title="{about}" {ways}></div>'
+        told = f'aria-label="{about}" title="{about}"'
+        self.grip.value = f'<div role="slider" tabindex="0" {told} {ways}></div>'
         self.follow()
 
     def take(self, _: object = None) -> None:
         "What the browser sends becomes the value of the control."
-        try: self.control.value = min(max(float(self.sent.value), self.control.min), self.control.max)
+        try: value = float(self.sent.value)
         except ValueError: return                                  # nothing that a line sends
+        if math.isfinite(value): self.control.value = min(max(value, self.control.min), self.control.max)
 
     def follow(self, _: object = None) -> None: self.grip.layout.top = f"{100 * self.control.value:.1f}%"
 

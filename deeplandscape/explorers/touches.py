@@ -51,13 +51,15 @@ class Touch:
 
     def __post_init__(self):
         whole = lambda v: isinstance(v, int) and not isinstance(v, bool)
+        two = isinstance(self.shift, (list, tuple)) and len(self.shift) == 2 and all(map(whole, self.shift))
         if not whole(self.level) or not 0 <= self.level <= 12:
             raise InputError(f"A touch has a level from 0 to 12, not {self.level!r}.")
-        if self.kind not in KINDS: raise InputError(f"A touch is one of {', '.join(KINDS)}, not {self.kind!r}.")
+        if self.kind not in KINDS:
+            raise InputError(f"A touch is one of {', '.join(KINDS)}, not {self.kind!r}.")
         if not whole(self.seed) or not 0 <= self.seed <= 10 ** 6:
             raise InputError(f"The seed of a touch is a whole number up to a million, not {self.seed!r}.")
-        if not isinstance(self.shift, (list, tuple)) or len(self.shift) != 2 or not all(map(whole, self.shift)):
-            raise InputError(f"The shift of a touch is two whole numbers, right and down, not {self.shift!r}.")
+        if not two:
+            raise InputError(f"A touch shifts by two whole numbers, right and down: {self.shift!r}.")
         if not isinstance(self.cells, str): raise InputError("The cells of a touch are written first+count.")
         object.__setattr__(self, "shift", tuple(self.shift))
         cells_of(self.cells, self.size)

@@ -224,6 +224,28 @@ def test_paint_reaches_the_mask(page, address):
                            ".some(e => /painted/.test(e.textContent))")
 
 
+def test_the_horizon_is_dragged(page, address):
+    page.goto(address + "motion.ipynb")
+    wait_for(page, "horizon 0.50")
+    page.locator(".widget-play button").first.click()               # it plays by itself
+    line, image = page.locator(".line [role=slider]"), page.locator("img.widget-image").first.bounding_box()
+    grip = line.bounding_box()
+    middle = grip["y"] + grip["height"] / 2
+    assert abs(middle - image["y"] - image["height"] / 2) <= 2 and abs(grip["width"] - image["width"]) <= 2
+    page.mouse.move(grip["x"] + 100, middle)
+    page.mouse.down()
+    page.mouse.move(grip["x"] + 120, image["y"] + 0.3 * image["height"], steps=10)
+    page.mouse.up()
+    wait_for(page, "horizon 0.30")
+    page.wait_for_function("document.querySelector('.line').style.top == '30.0%'")
+    line.focus()
+    page.keyboard.press("ArrowDown")
+    wait_for(page, "horizon 0.31")
+    drag(page, "horizon", 1.0)
+    wait_for(page, "horizon 1.00")
+    page.wait_for_function("document.querySelector('.line').style.top == '100.0%'")
+
+
 def test_a_stroke_on_a_map_changes_the_picture_and_is_undone(page, address):
     page.goto(address + "scene.ipynb")
     wait_for(page, "z_dyn = +0.00, +0.00, +0.00")
@@ -235,12 +257,12 @@ def test_a_stroke_on_a_map_changes_the_picture_and_is_undone(page, address):
         page.locator(".painter label", has_text=kind).locator("input").check()
         canvas.scroll_into_view_if_needed()
         box, below = canvas.bounding_box(), under.bounding_box()
-        assert all(abs(box[side] - below[side]) <= 1 for side in box) and box["width"] == 256   # it lies on the map
+        assert box["width"] == 256 and all(abs(box[side] - below[side]) <= 1 for side in box)   # on the map
         page.mouse.move(box["x"] + 60, box["y"] + 80)
         page.mouse.down()
         page.mouse.move(box["x"] + 190, box["y"] + 90, steps=8)
         page.mouse.up()
-        wait_for(page, "noise in" if kind == "new noise" else "move by 8, 1 in" if kind == "move" else "smooth in")
+        wait_for(page, {"new noise": "noise in", "smooth": "smooth in", "move": "move by 8, 1 in"}[kind])
         after = pixels_of(page)
         assert np.abs(after.astype(int) - before).max() > 2
         page.get_by_role("button", name="undo").click()
