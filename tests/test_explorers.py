@@ -30,7 +30,8 @@ from deeplandscape.explorers.painter import MAP_BRUSHES
 from deeplandscape.explorers.touches import Touch
 from deeplandscape.photo.inversion import invert, STEADY
 from deeplandscape.video.lighting import STYLES, styles_of
-from deeplandscape.media import read_photo, to_uint8
+from deeplandscape.media import read_photo, save_image, to_uint8
+from deeplandscape.photo.steering import read_mask
 from deeplandscape.model.approximator import load_lighting
 from deeplandscape.video.motion import CLOCK
 from small_models import CONFIG, small_generator, write_weights
@@ -390,6 +391,37 @@ def test_photo_changes_its_light(G, tmp_path):
         explorer.controls[name].value = value
     explorer.job.click(); explorer.job.wait()
     assert explorer.job.note.value == "sky moves." and explorer.video.report["light"] == "deep night, 0.5"
+
+
+def test_a_mask_from_a_file_moves_what_it_says(G, tmp_path):
+    "`animate` gets what `--mask` would read of it; what is not a picture is refused in a sentence."
+    explorer = PhotoExplorer({"wall": torch.rand(3, 40, 60) * 2 - 1, "other": torch.rand(3, 40, 60)},
+                             models(G, STILL), device="cpu")
+    explorer.controls["iterations"].options = [("few", 4)]
+    explorer.controls["seconds"].value = 0.5
+    white = torch.full((3, 40, 60), -1.0)
+    white[:, :20] = 1
+    save_image(white, tmp_path / "mask.png")
+    file = dict(name="mask.png", content=memoryview((tmp_path / "mask.png").read_bytes()))
+    explorer.masks.take(dict(new=(file,)))
+    assert explorer.masks.note.value.startswith("mask.png: 50 % static, 50 % sky")
+    explorer.job.click(); explorer.job.wait()
+    first, last = explorer.video.frames[[0, -1]].float()
+    moved = (last - first).abs().mean(0)
+    assert moved[:16].mean() > 10 * moved[24:].mean() and "note" not in explorer.video.report
+    assert torch.equal(explorer.masks.given, read_mask(tmp_path / "mask.png"))
+    for name, content in hostile_uploads().items():
+        if name == "dot.png": continue
+        explorer.masks.take(dict(new=(dict(name=name, content=memoryview(content)),)))
+        assert name in explorer.masks.note.value and "/tmp" not in explorer.masks.note.value
+    assert explorer.masks.given is not None                     # what was there stays
+    tall = torch.full((3, 60, 20), 1.0)
+    save_image(tall, tmp_path / "tall.png")
+    tall = dict(name="tall.png", content=memoryview((tmp_path / "tall.png").read_bytes()))
+    explorer.masks.take(dict(new=(tall,)))
+    assert "stretched" in explorer.masks.note.value
+    explorer.choice.list.value = "other"
+    assert explorer.masks.given is None and explorer.masks.note.value == ""
 
 
 def test_every_hour_has_a_button():

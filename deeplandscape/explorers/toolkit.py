@@ -148,11 +148,11 @@ def stacked(under, *over):
     box.add_class("stack")
     return box
 
-def download(name, text, words="save"):
-    "A link, in HTML, that keeps a text as a file of that name, wherever the browser's user says."
-    data = base64.b64encode(text.encode()).decode()
-    return (f'<a class="button" download="{html.escape(name)}" href="data:application/json;base64,{data}">'
-            f'{words}</a>')
+def download(name, data, words="save"):
+    "A link, in HTML, that keeps JSON (text) or a PNG (bytes) as a file, wherever the browser's user says."
+    kind, data = ("application/json", data.encode()) if isinstance(data, str) else ("image/png", data)
+    source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return f'<a class="button" download="{html.escape(name)}" href="{source}">{words}</a>'
 
 def folded(**parts):
     "Parts by title (underscores are blanks), closed until somebody opens them."
@@ -397,12 +397,13 @@ def read_upload(
     name: str,             # as the visitor's computer calls it
     content: bytes | memoryview,  # its bytes
     max_side: int = 2048,  # reduce so that the longer side has at most this many pixels
-) -> Tensor:               # (3, H, W) in [-1, 1]
+    read: Callable = read_photo,   # callable(path, max_side) -> tensor
+) -> Tensor:               # what `read` returns; by default (3, H, W) in [-1, 1]
     "An uploaded picture."
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "upload"
         path.write_bytes(bytes(content))
-        try: return read_photo(path, max_side)
+        try: return read(path, max_side)
         except InputError as error: raise InputError(str(error).replace(str(path), name)) from None
 
 # %% ../../nbs/96_toolkit.ipynb #58c71578

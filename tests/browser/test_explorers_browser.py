@@ -72,8 +72,8 @@ def drag(page, name, share):
     page.mouse.up()
 
 
-def send(page, path):
-    with page.expect_file_chooser() as chooser: page.get_by_role("button", name="upload").click()
+def send(page, path, button="upload"):
+    with page.expect_file_chooser() as chooser: page.get_by_role("button", name=button).click()
     chooser.value.set_files(path)
 
 
@@ -224,6 +224,46 @@ def test_paint_reaches_the_mask(page, address):
                            ".some(e => /painted/.test(e.textContent))")
 
 
+def test_a_mask_from_a_file(page, address, tmp_path):
+    page.goto(address + "photo.ipynb")
+    page.get_by_text("Correct the mask").click()
+    mask = np.repeat(np.array([255, 0], np.uint8), 64)[:, None].repeat(192, 1)       # the upper half moves
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    send(page, tmp_path / "m.png", "load a mask")
+    wait_for(page, "m.png: 50 % static, 50 % sky")
+    with page.expect_download() as download: page.get_by_text("save the mask").click()
+    saved = np.array(Image.open(download.value.path()).convert("RGB"))
+    assert saved[5, 5].tolist() == [0, 0, 255] and saved[-5, 5].tolist() == [0, 0, 0]
+
+
+def test_a_direction_is_kept_and_gone_along(page, address, tmp_path):
+    page.goto(address + "scene.ipynb")
+    wait_for(page, "z_dyn = +0.00, +0.00, +0.00")
+    page.get_by_role("button", name="keep as A").click()
+    before = pixels_of(page)
+    page.get_by_role("button", name="7 deep night").click()
+    wait_for(page, "z_dyn = +2.50, +0.00, +0.00")
+    page.get_by_text("Named directions").click()
+    page.get_by_placeholder("a name").fill("night")
+    page.get_by_placeholder("a name").press("Tab")
+    page.get_by_role("button", name="keep the way from A to now").click()
+    wait_for(page, "night is kept")
+    night = pixels_of(page)
+    with page.expect_download() as download: page.locator("a[download='directions.json']").click()
+    Path(download.value.path()).rename(tmp_path / "mine.json")
+    page.get_by_role("button", name="neutral, z_dyn = 0").click()
+    wait_for(page, "z_dyn = +0.00, +0.00, +0.00")
+    page.get_by_role("button", name="remove").click()
+    with page.expect_file_chooser() as chooser:
+        page.locator(".widget-upload:visible", has_text="load").last.click()
+    chooser.value.set_files(tmp_path / "mine.json")
+    wait_for(page, "mine.json: night.")
+    handle(page, "night").focus()
+    for _ in range(20): page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('.program textarea').value.includes('amount=1.0')")
+    assert np.abs(pixels_of(page).astype(int) - night).max() <= 1 and not np.array_equal(night, before)
+
+
 def test_the_horizon_is_dragged(page, address):
     page.goto(address + "motion.ipynb")
     wait_for(page, "horizon 0.50")
@@ -237,13 +277,13 @@ def test_the_horizon_is_dragged(page, address):
     page.mouse.move(grip["x"] + 120, image["y"] + 0.3 * image["height"], steps=10)
     page.mouse.up()
     wait_for(page, "horizon 0.30")
-    page.wait_for_function("document.querySelector('.line').style.top == '30.0%'")
+    page.wait_for_function("parseFloat(document.querySelector('.line').style.top) == 30")
     line.focus()
     page.keyboard.press("ArrowDown")
     wait_for(page, "horizon 0.31")
     drag(page, "horizon", 1.0)
     wait_for(page, "horizon 1.00")
-    page.wait_for_function("document.querySelector('.line').style.top == '100.0%'")
+    page.wait_for_function("parseFloat(document.querySelector('.line').style.top) == 100")
 
 
 def test_a_stroke_on_a_map_changes_the_picture_and_is_undone(page, address):
