@@ -61,7 +61,8 @@ class Start:
         "SSIM of static parts, mean flow and brightness, in words."
         share, light = float(self.static.mean()), [127.5 * float(x.mean() + 1) for x in (self.shown, now)]
         alike = float(masked_ssim(now[None], self.shown[None], self.static)[0]) if share else math.nan
-        flow = motion_amount(optical_flow(torch.stack([self.shown, now]), 128))
+        side = min(max(64, now.shape[-1]), 128)                # enough for a mean, and quick
+        flow = motion_amount(optical_flow(torch.stack([self.shown, now]), side))
         static = f"SSIM of static parts ({share:.0%}) {alike:.3f}" if share else "nothing is static"
         return (f"Since the start: {static}, mean flow {flow:.3f} of half the width, "
                 f"brightness {light[0]:.0f} → {light[1]:.0f}.")
