@@ -394,7 +394,7 @@ def animated(explorer, photo, tick, options):
     return video
 
 # %% ../../nbs/98_photos.ipynb #bea63ae2
-class MaskFile:
+class LoadedMask:
     "A mask from a file, as `animate --mask` takes it, and the present one as such a file."
     def __init__(self, explorer):
         self.explorer, self.given, self.shown, self.note = explorer, None, None, sentence("", "small")
@@ -445,7 +445,7 @@ class PhotoExplorer:
         self.device, self.video, self.kept = pick_device(device), None, (None, None)
         self.network, self.job = networks(models, self.device), Job("animate", self.work)
         self.painter = MaskPainter(360)
-        self.masks = MaskFile(self)
+        self.masks = LoadedMask(self)
         self.controls = photo_controls(styles_for(self.network("G"), (models or {}).get("A"))[0])
         self.choice = AimedPhoto(photos, self.controls, self.masks.show)
         self.movie, self.report = Movie("animated", 560), widgets.HTML()
