@@ -1,5 +1,7 @@
 """The explorers without a page: each notebook of nbs/apps runs in a kernel of its own, and the controls do
 what they say."""
+import base64
+import io
 import json
 import os
 import re
@@ -13,6 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from nbclient import NotebookClient
 
 from deeplandscape.core import InputError
@@ -21,22 +24,26 @@ from deeplandscape.explorers.toolkit import as_png, ClockFace, Drawing, Job, Pho
 from deeplandscape.explorers.photos import InversionExplorer, loosen, PhotoExplorer
 from deeplandscape.explorers.latents import (
     GeneratorPicker, meaning, measurements, MotionExplorer, SceneExplorer)
-from deeplandscape.explorers.recipes import Recipe, recipe_code, recipe_picture
+from deeplandscape.explorers.recipes import (
+    Direction, Recipe, recipe_code, recipe_from_json, recipe_latents, recipe_picture, Style)
+from deeplandscape.explorers.painter import MAP_BRUSHES
+from deeplandscape.explorers.touches import Touch
 from deeplandscape.photo.inversion import invert, STEADY
 from deeplandscape.video.lighting import STYLES, styles_of
-from deeplandscape.media import read_photo, to_uint8
+from deeplandscape.media import read_photo, save_image, to_uint8
+from deeplandscape.photo.steering import read_mask
 from deeplandscape.model.approximator import load_lighting
 from deeplandscape.video.motion import CLOCK
 from small_models import CONFIG, small_generator, write_weights
 
 APPS = Path(__file__).resolve().parents[1] / "nbs" / "apps"
-EXPECTED = {"scene": {"ImageModel": 3, "FloatSliderModel": 12, "BoundedIntTextModel": 3, "ButtonModel": 17,
-                      "FileUploadModel": 1, "DropdownModel": 2, "TextareaModel": 1},
-            "motion": {"ImageModel": 6, "FloatSliderModel": 15, "ButtonModel": 30, "PlayModel": 1,
+EXPECTED = {"scene": {"ImageModel": 5, "FloatSliderModel": 12, "BoundedIntTextModel": 3, "ButtonModel": 20,
+                      "FileUploadModel": 2, "DropdownModel": 4, "TextareaModel": 2},
+            "motion": {"ImageModel": 8, "FloatSliderModel": 15, "ButtonModel": 33, "PlayModel": 1,
                        "LinkModel": 1},
             "inversion": {"ImageModel": 3, "FileUploadModel": 1, "ToggleButtonModel": 7,
                           "FloatSliderModel": 1, "ButtonModel": 1},
-            "photo": {"ImageModel": 1, "FileUploadModel": 1, "DropdownModel": 6, "FloatSliderModel": 3,
+            "photo": {"ImageModel": 2, "FileUploadModel": 2, "DropdownModel": 6, "FloatSliderModel": 3,
                       "IntSliderModel": 1, "ButtonModel": 2, "CheckboxModel": 1, "TextareaModel": 1}}
 
 
@@ -113,34 +120,45 @@ def test_captions_follow_the_picture(G):
     assert order == ["picture", "caption"]
 
 
-TEN = [Recipe(), Recipe(z_dyn=(1.25, -3.5, 0.1)), Recipe(seed=11, clouds=12), Recipe(psi=0.35, seed=2),
-       Recipe(static=(1, 0, 2, 0.5)), Recipe(dynamic=(0.1, 0.2, 3, 0)), Recipe(other=5, other_from=2),
+TOUCHES = (Touch(2, "noise", "9+30 70+20", 4), Touch(2, "smooth", "40+100"),
+           Touch(3, "move", "0+512", 0, (5, -3)),
+           Touch(7, "noise", "0+9", 1))                # of a level that a small generator does not have
+NIGHT = Direction("night", Style(), Style((2, 0, -1), seed=4, other=6, other_from=2), 0.6)
+MANY = [Recipe(), Recipe(z_dyn=(1.25, -3.5, 0.1)), Recipe(seed=11, clouds=12), Recipe(psi=0.35, seed=2),
+        Recipe(static=(1, 0, 2, 0.5)), Recipe(dynamic=(0.1, 0.2, 3, 0)), Recipe(other=5, other_from=2),
        Recipe(direction="7h", speed=-2.5, horizon=0.35, time=41), Recipe(time=3.5, dynamic=(2,)),
        Recipe(z_dyn=(3, 2, 1), seed=7, clouds=8, psi=1.0, static=(0.3,) * 4, dynamic=(2,) * 4, other=9,
-              other_from=1, direction="12h", speed=1.5, horizon=1.0, time=99)]
+              other_from=1, direction="12h", speed=1.5, horizon=1.0, time=99),
+        Recipe(touches=TOUCHES[:1]), Recipe(touches=TOUCHES[1:2]),
+        Recipe(touches=TOUCHES, seed=1, time=30, dynamic=(2,) * 4), Recipe(directions=(NIGHT,)),
+        Recipe(directions=(NIGHT, replace(NIGHT, end=Style(directions=(NIGHT,)), amount=-1)), other=5,
+               other_from=1, touches=TOUCHES)]
 
 
-def test_ten_states_copied_as_python_make_the_same_pictures(G, tmp_path):
+def test_states_copied_as_python_make_the_same_pictures(G, tmp_path):
     "In one fresh process that knows only the weights: every picture to the bit."
-    folders = [tmp_path / str(k) for k in range(len(TEN))]
-    for folder, recipe in zip(folders, TEN):
+    folders = [tmp_path / str(k) for k in range(len(MANY))]
+    for folder, recipe in zip(folders, MANY):
         folder.mkdir()
         (folder / "made.py").write_text(recipe_code(recipe, G))
     script = "import os, sys\nfor f in sys.argv[1:]: os.chdir(f); exec(open('made.py').read(), {})"
     environment = dict(os.environ, DEEPLANDSCAPE_WEIGHTS=str(write_weights(tmp_path)))
     subprocess.run([sys.executable, "-c", script, *map(str, folders)], check=True, env=environment)
     made = [to_uint8(read_photo(folder / "picture.png")) for folder in folders]
-    for picture, recipe in zip(made, TEN):
+    for picture, recipe in zip(made, MANY):
         assert torch.equal(picture, to_uint8(recipe_picture(recipe, G))), recipe
-    assert len({picture.numpy().tobytes() for picture in made}) == len(TEN)
+    assert len({picture.numpy().tobytes() for picture in made}) == len(MANY)
 
 
 def test_what_was_copied_is_what_is_shown(G):
     "The explorer's own state, however it came about, is the state that it copies."
     explorer = MotionExplorer(G, seed=3)
-    for recipe in TEN:
+    for recipe in MANY:
         explorer.apply(recipe.replace(time=float(int(recipe.time))))
         assert explorer.desk.papers.program.value == recipe_code(explorer.recipe(), G)
+        assert recipe_from_json(explorer.recipe().as_json()) == explorer.recipe()
+        assert explorer.recipe().touches == recipe.touches
+        assert explorer.recipe().directions == recipe.directions
         assert torch.equal(explorer.shown, recipe_picture(explorer.recipe(), G))
 
 
@@ -159,6 +177,112 @@ def test_undo_goes_through_everything_that_was_done(G):
     for picture in pictures[1:]:
         explorer.desk.redo.click()
         assert explorer.images[0].value == picture
+
+
+def stroke(kind, x0, y0, x1, y1, size=256, width=60):
+    "What the browser sends of a straight stroke, in parts of the canvas."
+    canvas, file = Image.new("RGBA", (size, size)), io.BytesIO()
+    ImageDraw.Draw(canvas).line([(x0 * size, y0 * size), (x1 * size, y1 * size)], MAP_BRUSHES[kind], width)
+    canvas.save(file, "png")
+    data = base64.b64encode(file.getvalue()).decode()
+    return f"data:image/png;base64,{data}#{x0},{y0},{x1},{y1},{time.time()}"
+
+
+@pytest.mark.parametrize("kind, level", [("noise", 0), ("noise", 3), ("smooth", 2), ("move", 2)])
+def test_a_stroke_changes_its_cells_and_its_picture_and_can_be_undone(G, kind, level):
+    explorer = SceneExplorer(G, seed=1)
+    brush, before = explorer.brush, explorer.shown
+    brush.level.value = level
+    untouched = recipe_latents(explorer.recipe(), G, explorer.mean)[2]
+    brush.painter.strokes.value = stroke(kind, 0.2, 0.3, 0.8, 0.3)
+    after = recipe_latents(explorer.recipe(), G, explorer.mean)[2]
+    assert [i for i in range(4) if not torch.equal(untouched[i], after[i])] == [level]
+    changed = (untouched[level] != after[level])[0, 0]
+    rows = changed.any(1).nonzero().flatten().float() / len(changed)
+    assert 0 < changed.float().mean() < 0.5 and rows.max() <= 0.5          # only where the stroke was
+    assert not torch.equal(explorer.shown, before)
+    assert torch.equal(explorer.shown, recipe_picture(recipe_from_json(explorer.recipe().as_json()), G))
+    explorer.desk.undo.click()
+    assert torch.equal(explorer.shown, before) and explorer.desk.undo.disabled
+
+
+def test_a_moved_patch_is_the_noise_that_was_elsewhere(G):
+    explorer = SceneExplorer(G, seed=1)
+    explorer.brush.level.value = 3                                          # 32 x 32
+    S = recipe_latents(explorer.recipe(), G, explorer.mean)[2][3][0, 0]
+    explorer.brush.painter.strokes.value = stroke("move", 0.25, 0.5, 0.75, 0.5)
+    moved = recipe_latents(explorer.recipe(), G, explorer.mean)[2][3][0, 0]
+    assert torch.equal(moved[14:18, 20:24], S[14:18, 4:8])                  # by half the width: 16 cells
+
+
+def test_a_direction_does_the_same_in_another_explorer(G):
+    "Kept between two states, taken from its file elsewhere, gone along: the picture of the second state."
+    first, second = SceneExplorer(G, seed=1), SceneExplorer(G, seed=1)
+    first.desk.comparison.keep.click()
+    first.set(z_dyn_1=2.0, z_dyn_3=-1.0)
+    first.directions.name.value = "night"
+    first.directions.keep.click()
+    file = base64.b64decode(re.search(r"base64,([^\"]+)", first.directions.link.value)[1])
+    second.directions.load(dict(new=(dict(name="mine.json", content=memoryview(file)),)))
+    for amount in 0.5, 1.0:
+        second.directions.sliders["night"].value = amount
+        assert second.wait()
+    assert (second.shown - first.shown).abs().max() < 1e-4
+    assert torch.equal(second.shown, recipe_picture(recipe_from_json(second.recipe().as_json()), G))
+    second.set(seed=7, clouds=7)
+    assert not torch.equal(second.shown, recipe_picture(second.recipe().replace(directions=()), G))
+    second.desk.reset.click()
+    assert second.directions.sliders["night"].value == 0 and "night" in second.directions.known
+
+
+def test_readings_follow_the_picture(G):
+    explorer = SceneExplorer(G, seed=1)
+    readings = explorer.readings
+    assert "brightness" in readings.said.value and readings.histograms.value.count("<svg") == 3
+    assert all(abs(readings.squares[name] - 1) < 0.4 for name in ("S_st", "S_dyn"))
+    before = readings.said.value
+    explorer.set(z_dyn_1=3.0, dynamic_1=3.0, dynamic_2=3.0)
+    bright = round(127.5 * float(explorer.shown.mean() + 1))
+    assert readings.said.value != before and readings.said.value.endswith(f"→ {bright}.")
+    assert readings.squares["S_dyn"] > 3
+    explorer.set(psi=0.0)
+    assert readings.squares["w"] < 1e-9
+    explorer.set(psi=1.0)
+    readings.again.click()
+    assert "mean flow 0.000" in readings.said.value
+    readings.on.value = False
+    kept = readings.said.value
+    explorer.set(z_dyn_1=-3.0)
+    assert readings.said.value == kept
+
+
+def test_the_horizon_is_dragged_on_the_picture(G):
+    explorer = MotionExplorer(G, seed=1)
+    explorer.set(direction="12h", time=20)
+    before = explorer.shown
+    explorer.line.sent.value = "0.31"                           # what the browser sends while it is dragged
+    assert explorer.wait() and explorer.recipe().horizon == 0.31 and not torch.equal(explorer.shown, before)
+    explorer.set(horizon=0.8)
+    assert explorer.line.grip.layout.top == "80.0%"
+    explorer.desk.history.rest()
+    for wrong in "nan", "nonsense", "": explorer.line.sent.value = wrong
+    assert explorer.wait() and explorer.recipe().horizon == 0.8
+
+
+@pytest.mark.timing
+@pytest.mark.skipif(not has_weights(), reason="this installation has no weights")
+def test_readings_cost_less_than_the_picture():
+    "Turn about in one run, so that whatever else the machine does falls on both alike."
+    explorer = SceneExplorer(seed=3)
+    def seconds(on):
+        explorer.readings.on.value = on
+        explorer.controls["z_dyn_1"].value = 0.25 - explorer.controls["z_dyn_1"].value
+        explorer.wait()
+        began = time.perf_counter()
+        explorer.refresh()
+        return time.perf_counter() - began
+    pairs = sorted(seconds(True) / seconds(False) for _ in range(15))
+    assert pairs[7] < 2, pairs
 
 
 def test_the_picker_keeps_the_state_and_survives_a_broken_file(G, tmp_path, monkeypatch):
@@ -269,6 +393,37 @@ def test_photo_changes_its_light(G, tmp_path):
     assert explorer.job.note.value == "sky moves." and explorer.video.report["light"] == "deep night, 0.5"
 
 
+def test_a_mask_from_a_file_moves_what_it_says(G, tmp_path):
+    "`animate` gets what `--mask` would read of it; what is not a picture is refused in a sentence."
+    explorer = PhotoExplorer({"wall": torch.rand(3, 40, 60) * 2 - 1, "other": torch.rand(3, 40, 60)},
+                             models(G, STILL), device="cpu")
+    explorer.controls["iterations"].options = [("few", 4)]
+    explorer.controls["seconds"].value = 0.5
+    white = torch.full((3, 40, 60), -1.0)
+    white[:, :20] = 1
+    save_image(white, tmp_path / "mask.png")
+    file = dict(name="mask.png", content=memoryview((tmp_path / "mask.png").read_bytes()))
+    explorer.masks.take(dict(new=(file,)))
+    assert explorer.masks.note.value.startswith("mask.png: 50 % static, 50 % sky")
+    explorer.job.click(); explorer.job.wait()
+    first, last = explorer.video.frames[[0, -1]].float()
+    moved = (last - first).abs().mean(0)
+    assert moved[:16].mean() > 10 * moved[24:].mean() and "note" not in explorer.video.report
+    assert torch.equal(explorer.masks.given, read_mask(tmp_path / "mask.png"))
+    for name, content in hostile_uploads().items():
+        if name == "dot.png": continue
+        explorer.masks.take(dict(new=(dict(name=name, content=memoryview(content)),)))
+        assert name in explorer.masks.note.value and "/tmp" not in explorer.masks.note.value
+    assert explorer.masks.given is not None                     # what was there stays
+    tall = torch.full((3, 60, 20), 1.0)
+    save_image(tall, tmp_path / "tall.png")
+    tall = dict(name="tall.png", content=memoryview((tmp_path / "tall.png").read_bytes()))
+    explorer.masks.take(dict(new=(tall,)))
+    assert "stretched" in explorer.masks.note.value
+    explorer.choice.list.value = "other"
+    assert explorer.masks.given is None and explorer.masks.note.value == ""
+
+
 def test_every_hour_has_a_button():
     face = ClockFace()
     for hour in CLOCK:
@@ -371,8 +526,6 @@ def test_page_answers_while_an_inversion_runs(G):
 
 
 def hostile_uploads():
-    import io
-    from PIL import Image
     def png(size, mode="RGB", form="png"):
         data = io.BytesIO(); Image.new(mode, size).save(data, form); return data.getvalue()
     return {"empty.jpg": b"", "text.png": b"no picture" * 100, "half.png": png((200, 200))[:120],
@@ -393,7 +546,5 @@ def test_hostile_uploads_end_in_a_sentence(name):
 @pytest.mark.parametrize("name, mode", [("grey.png", "L"), ("deep.png", "I;16"), ("see-through.png", "RGBA"),
                                         ("print.jpg", "CMYK"), ("film.gif", "P")])
 def test_uploads_of_every_kind_are_read(name, mode):
-    import io
-    from PIL import Image
     data = io.BytesIO(); Image.new(mode, (40, 30)).save(data, dict(jpg="jpeg").get(name[-3:], name[-3:]))
     assert read_upload(name, data.getvalue()).shape == (3, 30, 40)

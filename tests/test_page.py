@@ -14,7 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
-from deeplandscape.report.page import write_index, write_report
+from deeplandscape.report.page import write_index, write_page, write_report
 from deeplandscape.report.results import save_result
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -191,6 +191,45 @@ def browser():
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    "The page of the committed results of the profile cpu."
+    folder = tmp_path_factory.mktemp("committed") / "figures" / "cpu"
+    shutil.copytree(ROOT / "figures" / "cpu", folder)
+    return write_page(folder)
+
+
+def test_on_a_telephone_the_page_is_short_and_everything_can_be_opened(browser, committed):
+    "At 390 px what is beyond the picture and ten numbers a section is closed; links and print open it."
+    page, said = browser.new_page(viewport=dict(width=390, height=844)), []
+    page.set_default_timeout(240_000)
+    page.on("pageerror", lambda problem: said.append(str(problem)))
+    page.goto(committed.as_uri())
+    height = lambda: page.evaluate("document.documentElement.scrollHeight")
+    closed = lambda: page.evaluate("document.querySelectorAll('details:not([open])').length")
+    low, count = height(), closed()
+    assert low < 20_000 and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    shown = page.evaluate("[...document.querySelectorAll('article')].map(a => [...a.querySelectorAll('dd')]"
+                          ".filter(e => e.checkVisibility()).length)")
+    assert max(shown) == 10
+    claim = page.evaluate("document.querySelector('tr[id^=claim-]').id")
+    assert not page.locator(f"[id='{claim}']").is_visible()
+    page.evaluate("id => { location.hash = id }", claim)
+    page.locator(f"[id='{claim}']").wait_for()                     # a link leads into what was closed
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert closed() == 0 and height() > 2 * low
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert closed() == count - 1
+    page.emulate_media(media="print")                              # without the script, too
+    assert page.evaluate("[...document.querySelectorAll('details > :is(p, dl, table, article, .curves)')]"
+                         ".filter(e => e.getBoundingClientRect().height == 0).length") == 0
+    page.emulate_media(media="screen")
+    page.set_viewport_size(dict(width=1200, height=900))
+    page.wait_for_function("[...document.querySelectorAll('details.narrow')].every(d => d.open)")
+    assert not page.locator("details.narrow > summary").first.is_visible() and said == []
+    page.close()
 
 
 @pytest.mark.parametrize("width", [390, 820, 1200])

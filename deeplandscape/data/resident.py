@@ -154,6 +154,7 @@ def sky_shares(
     if kept: save_tensors(kept, dict(shares=shares))
     return shares
 
+# %% ../../nbs/17_resident.ipynb #9642ad8c
 def mirrored_pairs(
     images: Tensor,      # (B, 3, R, R) in [-1, 1]
     shares: Tensor,      # uint8 (B, 3, r, r) of static, sky, water
@@ -169,6 +170,7 @@ def mirrored_pairs(
     keep = (a.mean((1, 2, 3)) > least) & (uneven < alike) & (apart > visible)
     return torch.stack([images, other], dim=1)[keep]
 
+# %% ../../nbs/17_resident.ipynb #9642ad8d
 class MirroredSkies:
     "Pairs made of the photographs of a store, kept at several resolutions."
     frames = 2

@@ -6,7 +6,6 @@
 __all__ = ['picture_change', 'Desk']
 
 # %% ../../nbs/962_desk.ipynb #865fa85b
-import base64
 import html
 
 import ipywidgets as widgets
@@ -15,7 +14,8 @@ import torch
 
 from ..core import InputError
 from ..metrics.similarity import ssim
-from .toolkit import as_png, Explorer, fitted, folded, picture, row, sentence, slider
+from .toolkit import (
+    as_png, download, Explorer, fitted, folded, picture, row, sentence, slider)
 from .recipes import History, Recipe, recipe_code, recipe_from_json, recipe_picture
 
 # %% ../../nbs/962_desk.ipynb #e2862459
@@ -108,9 +108,7 @@ class Papers:
         self.upload.observe(self.load, "value")
 
     def follow(self, recipe):
-        data = base64.b64encode(recipe.as_json().encode()).decode()
-        self.link.value = (f'<a class="button" download="scene{recipe.seed}.json" '
-                           f'href="data:application/json;base64,{data}">save</a>')
+        self.link.value = download(f"scene{recipe.seed}.json", recipe.as_json())
         self.program.value = recipe_code(recipe, self.explorer.G)
 
     def load(self, change):

@@ -25,11 +25,14 @@ from ..registry import WEIGHTS, weights_path
 from ..model.generator import Generator, load_generator, mean_style
 from ..model.approximator import Approximator, load_lighting
 from ..video.lighting import STYLES, styles_of
-from deeplandscape.explorers.toolkit import (
-    choose, ClockFace, enlarged, Explorer, export_controls, fitted, folded, Job, Movie, page, panel, row,
-    sentence, slider, whole)
-from .recipes import padded, Recipe, recipe_frames, recipe_picture
+from .toolkit import (
+    choose, ClockFace, enlarged, Explorer, export_controls, fitted, folded, Held, Job, Line, Movie, page,
+    panel, row, sentence, slider, whole)
+from .recipes import padded, Recipe, recipe_frames, recipe_latents, recipe_picture
 from .desk import Desk
+from .brush import MapBrush
+from .readings import Readings
+from .directions import Directions
 
 # %% ../../nbs/97_latents.ipynb #28f99476
 def measurements(weights, folder=None):
@@ -114,15 +117,18 @@ def latent_controls(G, seed, psi):
     controls |= {f"static_{i}": strength(s) for i, s in levels}
     controls |= {f"dynamic_{i}": strength(s) for i, s in levels}
     froms = [("no level", -1), *((f"level {s} x {s} on", i) for i, s in levels)]
-    return controls | dict(other=whole("scene", 1), other_from=choose("taken by", froms, -1))
+    controls |= dict(other=whole("scene", 1), other_from=choose("taken by", froms, -1))
+    return controls | {name: Held(value=()) for name in ("touches", "directions")}
+
+SHARED = ("seed", "clouds", "psi", "other", "other_from", "touches", "directions", "direction", "speed",
+          "horizon")                     # controls with the names of the recipe
 
 def recipe_of(values, weights, levels):
     "The recipe given by the values of the controls."
     light = tuple(v for name, v in values.items() if name.startswith("z_dyn_"))
     maps = {kind: tuple(values[f"{kind}_{i}"] for i in range(levels)) for kind in ("static", "dynamic")}
     maps = {kind: () if set(found) == {1.0} else found for kind, found in maps.items()}
-    names = "seed", "clouds", "psi", "other", "other_from", "direction", "speed", "horizon"
-    more = {name: values[name] for name in names if name in values}
+    more = {name: values[name] for name in SHARED if name in values}
     more["other_from"] = None if more["other_from"] < 0 else more["other_from"]
     return Recipe(weights, light, time=float(values.get("time", 0)), **maps, **more)
 
@@ -136,14 +142,15 @@ class LatentExplorer(Explorer):
         self.mean, self.rows = mean_style(self.G), measurements(digest)
         self.names = [f"z_dyn_{k + 1}" for k in range(self.G.config.z_dyn_dim)]
         seed = first_scene(self.G, self.mean) if seed is None else seed
-        controls = latent_controls(self.G, seed, psi) | more
+        self.controls = controls = latent_controls(self.G, seed, psi) | more
         self.neutral, self.other = (widgets.Button(description=name)
                                     for name in ("neutral, z_dyn = 0", "another scene"))
         self.styles = style_buttons(lambda z_dyn: self.set(**dict(zip(self.names, z_dyn))), styles)
         self.neutral.on_click(lambda _: self.set(**dict.fromkeys(self.names, 0.0)))
         self.other.on_click(lambda _: self.set(**{name: controls[name].value + 1
                                                   for name in ("seed", "clouds")}))
-        self.facts, self.desk = sentence("", "small"), Desk(self)
+        self.facts, self.desk, self.brush = sentence("", "small"), Desk(self), MapBrush(self)
+        self.directions, self.readings = Directions(self), Readings(self.G, self.mean)
         super().__init__(controls, widths, names)
 
     def recipe(self):
@@ -157,18 +164,18 @@ class LatentExplorer(Explorer):
             wanted |= {f"{kind}_{i}": v for i, v in enumerate(padded(maps, levels))}
         wanted |= dict(zip(self.names, [*recipe.z_dyn, *[0.0] * len(self.names)]))
         from_level = recipe.other_from if recipe.other_from in range(levels) else -1
-        wanted |= {name: getattr(recipe, name) for name in ("seed", "clouds", "psi", "other", "direction",
-                                                            "speed", "horizon")} | dict(other_from=from_level)
+        wanted |= {name: getattr(recipe, name) for name in SHARED} | dict(other_from=from_level)
         self.set(**{name: v for name, v in wanted.items() if name in self.controls},
                  **(dict(time=int(recipe.time)) if "time" in self.controls else {}))
 
-    def tell(self, recipe, shown, began):
-        "The numbers of the picture, and the time it took."
+    def tell(self, recipe, shown, latents, began, S_dyn=None):
+        "Numbers of the picture, and how long it took; S_dyn: the maps where they have moved."
         brightness, contrast = 127.5 * float(shown.mean() + 1), 127.5 * float(shown.mean(0).std())
-        took = 1000 * (time.perf_counter() - began)
-        self.facts.value = (f"brightness {brightness:.0f}, contrast {contrast:.0f} of 255; "
-                            f"drawn in {took:.0f} ms")
+        said = f"brightness {brightness:.0f}, contrast {contrast:.0f} of 255"
+        self.facts.value = f"{said}; drawn in {1000 * (time.perf_counter() - began):.0f} ms"
         self.desk.follow(recipe, shown)
+        self.brush.follow(recipe, shown, latents[2])
+        self.readings.follow(recipe, shown, *latents[:2], S_dyn or latents[2])
 
 # %% ../../nbs/97_latents.ipynb #357b7cbc
 def light_panel(explorer, width):
@@ -190,8 +197,11 @@ def level_parts(explorer):
     known = sentence("1 is what the generator was trained with, 0 leaves the map out.", "small")
     maps = widgets.VBox([known, row(column("static", "S_st, what stays"),
                                     column("dynamic", "S_dyn, what moves"))])
-    return folded(Strength_of_the_maps_by_level=maps,
-                  Style_of_another_scene=widgets.VBox([c["other"], c["other_from"]]))
+    parts = folded(Brush_on_a_dynamic_map=explorer.brush.widget, Strength_of_the_maps_by_level=maps,
+                   Style_of_another_scene=widgets.VBox([c["other"], c["other_from"]]),
+                   Named_directions=explorer.directions.widget)
+    explorer.brush.watch(parts)
+    return parts
 
 def scene_page(explorer):
     "The layout of the page of light and scene."
@@ -200,7 +210,8 @@ def scene_page(explorer):
                   sentence("0 is the mean picture, 1 all that the generator knows.", "small"), width=right)
     about = ("z_dyn is weather and time of day, the scene its mountains and shores, the clouds where they "
              "stand.")
-    left = widgets.VBox([*explorer.images, explorer.caption, explorer.facts, explorer.desk.widget],
+    left = widgets.VBox([*explorer.images, explorer.caption, explorer.facts, explorer.desk.widget,
+                         explorer.readings.widget],
                         layout=fitted(440))
     more = widgets.VBox([level_parts(explorer), explorer.desk.more])
     return page("Light and scene", about,
@@ -225,8 +236,9 @@ class SceneExplorer(LatentExplorer):
 
     def draw(self, **values: object) -> None:
         recipe, began = recipe_of(values, self.weights, self.G.config.levels), time.perf_counter()
-        self.shown = recipe_picture(recipe, self.G, self.mean)
-        self.tell(recipe, self.shown, began)
+        latents = recipe_latents(recipe, self.G, self.mean)
+        self.shown = recipe_frames(recipe, self.G, [recipe.time], self.mean, latents)[0][0]
+        self.tell(recipe, self.shown, latents, began)
         light = ", ".join(f"{v:+.2f}" for v in recipe.z_dyn)
         caption = f"z_dyn = {light}; scene {recipe.seed}, clouds {recipe.clouds}, psi {recipe.psi:.2f}"
         return [self.shown], caption
@@ -245,7 +257,7 @@ def map_pictures(maps, size, horizon):
 def motion_controls(frames):
     "The controls of a motion."
     return dict(direction=ClockFace(), speed=slider("speed", 1.0, -4.0, 4.0),
-                horizon=slider("horizon", 0.5, 0.0, 1.0, 0.05, ".2f"),
+                horizon=slider("horizon", 0.5, 0.0, 1.0, 0.01, ".2f"),
                 time=slider("time", 0, 0, frames - 1, 1, "d"))
 
 def player_of(slider):
@@ -272,10 +284,12 @@ def motion_page(explorer):
     sizes = [config.size(k) for k in range(config.levels)][:-4:-1]
     labelled = [widgets.VBox([shown, sentence(f"S_dyn, {s} x {s}", "small")])
                 for shown, s in zip(maps, sizes)]
-    left = widgets.VBox([row(image, widgets.VBox([row(*labelled, gap="6px")]), gap="6px"), explorer.caption,
-                         explorer.facts, explorer.desk.widget, explorer.movie.widget], layout=fitted(560))
+    explorer.line = Line(image, c["horizon"])
+    pictures = row(explorer.line.widget, widgets.VBox([row(*labelled, gap="6px")]), gap="6px")
+    left = widgets.VBox([pictures, explorer.caption, explorer.facts, explorer.desk.widget,
+                         explorer.readings.widget, explorer.movie.widget], layout=fitted(560))
     where = sentence("Where the clouds go; 12 is up and closer:", "small")
-    line = sentence("0 is the top of the picture, 1 its bottom: the line in the maps.", "small")
+    line = sentence("The line on the picture, which can be dragged: 0 is the top, 1 the bottom.", "small")
     motion = panel("Motion", where, c["direction"], c["speed"], c["horizon"], line, width=right)
     when = panel("Time and scene", explorer.play, c["time"], row(c["seed"], c["clouds"]), c["psi"],
                  explorer.other, width=right)
@@ -312,18 +326,18 @@ class MotionExplorer(LatentExplorer):
 
     def draw(self, **values: object) -> None:
         recipe, began = recipe_of(values, self.weights, self.G.config.levels), time.perf_counter()
-        images, maps = recipe_frames(recipe, self.G, [recipe.time], self.mean)
+        latents = recipe_latents(recipe, self.G, self.mean)
+        images, maps = recipe_frames(recipe, self.G, [recipe.time], self.mean, latents)
         self.shown, size = images[0], max(128, self.G.config.resolution)
-        self.tell(recipe, self.shown, began)
+        self.tell(recipe, self.shown, latents, began, maps)
         fine = map_pictures([m[0] for m in maps[:-4:-1]], size, recipe.horizon)
-        words = (f"{recipe.direction}, speed {recipe.speed:+.2f}, horizon {recipe.horizon:.2f}, "
-                 f"scene {recipe.seed}, frame {recipe.time:.0f}")
-        return [images[0], *fine], words
+        return [images[0], *fine], (f"{recipe.direction}, speed {recipe.speed:+.2f}, horizon "
+                                    f"{recipe.horizon:.2f}, scene {recipe.seed}, frame {recipe.time:.0f}")
 
     def clip(self, tick: Callable = lambda share, sentence: None) -> Tensor:
         "All frames with the current values, (T, 3, R, R)."
-        return clip_frames(self.recipe(), self.G, self.mean, self.export["seconds"].value,
-                           self.export["fps"].value, tick)
+        seconds, fps = (self.export[name].value for name in ("seconds", "fps"))
+        return clip_frames(self.recipe(), self.G, self.mean, seconds, fps, tick)
 
     def save(self, tick: Callable) -> str:
         scale, fps, form = (self.export[name].value for name in ("scale", "fps", "form"))

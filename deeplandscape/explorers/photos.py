@@ -29,12 +29,14 @@ from ..perception.network import perceptual_loss
 from ..perception.masks import segmenter
 from ..video.lighting import STYLES
 from ..metrics.similarity import masked_ssim
+from ..photo.regions import regions
+from ..photo.steering import LEGEND, mask_picture, mask_shares, read_mask
 from ..photo.inversion import find_variant, Inversion, invert, STEADY, VARIANTS
 from ..photo.animation import animate, Video
 from ..experiments.variants import half_way
-from .toolkit import (as_png, choose,
-                                             Explorer, fitted, folded, Job, Movie, page, panel, PhotoChoice,
-                                             picture, row, sentence, slider, thumbnail, whole)
+from .toolkit import (
+    as_png, choose, download, Explorer, fitted, folded, Job, Movie, page, panel, PhotoChoice, picture,
+    read_upload, row, sentence, slider, thumbnail, whole)
 from .painter import add_strokes, MaskPainter, read_strokes
 from .latents import styles_for
 
@@ -355,7 +357,8 @@ def photo_page(explorer):
     motion = panel("Motion", c["direction"], known, *(c[name] for name in ("speed", "seconds", "loop")),
                    explorer.job.widget, width="440px")
     said = sentence("Paint where the mask is wrong. Without paint it stays as it was found.", "small")
-    more = folded(Correct_the_mask=widgets.VBox([explorer.find, said, explorer.painter.widget]),
+    more = folded(Correct_the_mask=widgets.VBox(
+        [explorer.find, said, explorer.painter.widget, explorer.masks.widget]),
                   Light=widgets.VBox([c["light"], c["amount"]]), Size_and_format=widgets.VBox(
                       [c[name] for name in ("size", "fps", "form", "iterations", "seed")]))
     left = widgets.VBox([panel("Photograph", explorer.choice.widget, width="440px"), motion, more],
@@ -390,6 +393,48 @@ def animated(explorer, photo, tick, options):
     video.frames = torch.stack([(frame, tell(k))[0] for k, frame in enumerate(video.film, 1)])
     return video
 
+# %% ../../nbs/98_photos.ipynb #bea63ae2
+class LoadedMask:
+    "A mask from a file, as `animate --mask` takes it, and the present one as such a file."
+    def __init__(self, explorer):
+        self.explorer, self.given, self.shown, self.note = explorer, None, None, sentence("", "small")
+        self.upload = widgets.FileUpload(accept="image/*", description="load a mask", layout=fitted(140))
+        self.link, legend = widgets.HTML(), sentence(f"In the file {LEGEND}.", "small")
+        self.widget = widgets.VBox([row(self.link, self.upload, gap="4px"), self.note, legend])
+        self.upload.observe(self.take, "value")
+        explorer.painter.strokes.observe(self.offer, "value")
+
+    def show(self, photo, shown=None, given=None, note=""):
+        "A photo and its masks (3, h, w) to be corrected; given: what a file said, if they are from one."
+        self.given, self.shown, self.note.value = given, shown, note
+        self.explorer.painter.show(thumbnail(photo, 360), shown)
+        self.offer()
+
+    def offer(self, _=None):
+        "The mask that is seen, with what is painted on it, as a file."
+        if self.shown is None: self.link.value = ""; return
+        try: painted = self.explorer.painter.masks(self.shown)
+        except InputError: return                                   # the painter says what is wrong
+        self.link.value = download("mask.png", as_png(mask_picture(painted)), "save the mask")
+
+    def take(self, change):
+        "Take an uploaded mask for the present photograph."
+        if not change["new"]: return
+        name, content = change["new"][0]["name"], change["new"][0]["content"]
+        try: given = read_upload(name, content, read=lambda path, _: read_mask(path))
+        except InputError as error: self.note.value = str(error); return
+        photo = thumbnail(self.explorer.choice.photo, 512)[None].to(self.explorer.device)
+        with torch.no_grad():
+            shown = regions(photo, self.explorer.network("segment"), given[None].to(photo))[0].cpu()
+        apart = math.log(given.shape[1] * photo.shape[3] / (given.shape[2] * photo.shape[2]))
+        other = "; its shape is not the photograph's, it is stretched" if abs(apart) > 0.05 else ""
+        self.show(photo[0].cpu(), shown, given, f"{name}: {mask_shares(shown)}{other}.")
+
+    def mask(self, strokes):
+        "What `animate` gets: None for what it finds itself, the file's as it is, or one with paint on it."
+        if strokes is None: return self.given
+        return add_strokes(self.shown if self.given is not None else self.explorer.found(), strokes)
+
 # %% ../../nbs/98_photos.ipynb #e879553f
 class PhotoExplorer:
     "A photograph, chosen or uploaded, becomes a video to watch and to keep."
@@ -400,8 +445,9 @@ class PhotoExplorer:
         self.device, self.video, self.kept = pick_device(device), None, (None, None)
         self.network, self.job = networks(models, self.device), Job("animate", self.work)
         self.painter = MaskPainter(360)
+        self.masks = LoadedMask(self)
         self.controls = photo_controls(styles_for(self.network("G"), (models or {}).get("A"))[0])
-        self.choice = AimedPhoto(photos, self.controls, lambda photo: self.painter.show(photo))
+        self.choice = AimedPhoto(photos, self.controls, self.masks.show)
         self.movie, self.report = Movie("animated", 560), widgets.HTML()
         self.waiting = sentence("It appears here.", "small")
         self.find = widgets.Button(description="find sky and water, and correct them", layout=fitted(280))
@@ -414,7 +460,7 @@ class PhotoExplorer:
             return self.network("segment")(thumbnail(self.choice.photo, 512)[None].to(self.device))[0].cpu()
 
     def segment(self, _: object = None) -> None:
-        self.painter.show(thumbnail(self.choice.photo, 360), self.found())
+        self.masks.show(self.choice.photo, self.found())
 
     def render(self, photo: Tensor, tick: Callable = lambda share, sentence: None,
                **options: object) -> Video:
@@ -426,8 +472,7 @@ class PhotoExplorer:
         photo, name = self.choice.photo, self.choice.name
         values["light"] = values["light"] or None
         form, end = values.pop("form"), shares(values["iterations"], values["seconds"], values["size"])[1]
-        strokes = read_strokes(self.painter.strokes.value)
-        mask = None if strokes is None else add_strokes(self.found(), strokes)
+        mask = self.masks.mask(read_strokes(self.painter.strokes.value))
         values |= dict(direction=hour_of(values["direction"]), mask=mask)
         self.video = self.render(photo, tick, **values)
         self.movie.show(self.video.frames, self.video.fps,

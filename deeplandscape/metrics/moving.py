@@ -156,6 +156,7 @@ def measure_moving(
     middle = max(1, min(last - 1, last // 2))
     return found | {"flicker, of 255": flicker(*(picture(min(last, middle + k)) for k in (-1, 0, 1)), moving)}
 
+# %% ../../nbs/59_moving.ipynb #f57cbeab
 def _motion(picture, first, moving, asked, pace, homography, far, last, rate):
     "The measures that need motion: after half and all of the frames, and over gaps of a few pixels."
     mean = lambda values: float(torch.tensor([v for v in values if not math.isnan(v)] or [math.nan]).mean())

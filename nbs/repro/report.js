@@ -8,6 +8,26 @@ const make = (name, attributes = {}, text = "") => {
   return node;
 };
 
+// --- narrow screens: what can be opened is closed; on paper everything is open
+const narrow = matchMedia("(max-width: 40rem)");
+const fold = () => document.querySelectorAll("details.narrow, details.plots").forEach(d => { d.open = !narrow.matches; });
+narrow.addEventListener("change", fold);
+fold();
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = [...document.querySelectorAll("details:not([open])")];
+  closed.forEach(d => { d.open = true; });
+});
+addEventListener("afterprint", () => closed.forEach(d => { d.open = false; }));
+const reveal = () => {                       // a link leads to its place, whatever is closed around it
+  const place = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
+  if (!place) return;
+  for (let d = place.closest("details"); d; d = d.parentElement.closest("details")) d.open = true;
+  place.scrollIntoView();
+};
+addEventListener("hashchange", reveal);
+reveal();
+
 // --- claims
 const claims = document.querySelector("table.claims");
 if (claims) {

@@ -72,8 +72,8 @@ def drag(page, name, share):
     page.mouse.up()
 
 
-def send(page, path):
-    with page.expect_file_chooser() as chooser: page.get_by_role("button", name="upload").click()
+def send(page, path, button="upload"):
+    with page.expect_file_chooser() as chooser: page.get_by_role("button", name=button).click()
     chooser.value.set_files(path)
 
 
@@ -222,6 +222,93 @@ def test_paint_reaches_the_mask(page, address):
     page.get_by_role("button", name="clear").click()
     page.wait_for_function("![...document.querySelectorAll('.painter .small')]"
                            ".some(e => /painted/.test(e.textContent))")
+
+
+def test_a_mask_from_a_file(page, address, tmp_path):
+    page.goto(address + "photo.ipynb")
+    page.get_by_text("Correct the mask").click()
+    mask = np.repeat(np.array([255, 0], np.uint8), 64)[:, None].repeat(192, 1)       # the upper half moves
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    send(page, tmp_path / "m.png", "load a mask")
+    wait_for(page, "m.png: 50 % static, 50 % sky")
+    with page.expect_download() as download: page.get_by_text("save the mask").click()
+    saved = np.array(Image.open(download.value.path()).convert("RGB"))
+    assert saved[5, 5].tolist() == [0, 0, 255] and saved[-5, 5].tolist() == [0, 0, 0]
+
+
+def test_a_direction_is_kept_and_gone_along(page, address, tmp_path):
+    page.goto(address + "scene.ipynb")
+    wait_for(page, "z_dyn = +0.00, +0.00, +0.00")
+    page.get_by_role("button", name="keep as A").click()
+    before = pixels_of(page)
+    page.get_by_role("button", name="7 deep night").click()
+    wait_for(page, "z_dyn = +2.50, +0.00, +0.00")
+    page.get_by_text("Named directions").click()
+    page.get_by_placeholder("a name").fill("night")
+    page.get_by_placeholder("a name").press("Tab")
+    page.get_by_role("button", name="keep the way from A to now").click()
+    wait_for(page, "night is kept")
+    night = pixels_of(page)
+    with page.expect_download() as download: page.locator("a[download='directions.json']").click()
+    Path(download.value.path()).rename(tmp_path / "mine.json")
+    page.get_by_role("button", name="neutral, z_dyn = 0").click()
+    wait_for(page, "z_dyn = +0.00, +0.00, +0.00")
+    page.get_by_role("button", name="remove").click()
+    with page.expect_file_chooser() as chooser:
+        page.locator(".widget-upload:visible", has_text="load").last.click()
+    chooser.value.set_files(tmp_path / "mine.json")
+    wait_for(page, "mine.json: night.")
+    handle(page, "night").focus()
+    for _ in range(20): page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('.program textarea').value.includes('amount=1.0')")
+    assert np.abs(pixels_of(page).astype(int) - night).max() <= 1 and not np.array_equal(night, before)
+
+
+def test_the_horizon_is_dragged(page, address):
+    page.goto(address + "motion.ipynb")
+    wait_for(page, "horizon 0.50")
+    page.locator(".widget-play button").first.click()               # it plays by itself
+    line, image = page.locator(".line [role=slider]"), page.locator("img.widget-image").first.bounding_box()
+    grip = line.bounding_box()
+    middle = grip["y"] + grip["height"] / 2
+    assert abs(middle - image["y"] - image["height"] / 2) <= 2 and abs(grip["width"] - image["width"]) <= 2
+    page.mouse.move(grip["x"] + 100, middle)
+    page.mouse.down()
+    page.mouse.move(grip["x"] + 120, image["y"] + 0.3 * image["height"], steps=10)
+    page.mouse.up()
+    wait_for(page, "horizon 0.30")
+    page.wait_for_function("parseFloat(document.querySelector('.line').style.top) == 30")
+    line.focus()
+    page.keyboard.press("ArrowDown")
+    wait_for(page, "horizon 0.31")
+    drag(page, "horizon", 1.0)
+    wait_for(page, "horizon 1.00")
+    page.wait_for_function("parseFloat(document.querySelector('.line').style.top) == 100")
+
+
+def test_a_stroke_on_a_map_changes_the_picture_and_is_undone(page, address):
+    page.goto(address + "scene.ipynb")
+    wait_for(page, "z_dyn = +0.00, +0.00, +0.00")
+    page.get_by_text("Brush on a dynamic map").click()
+    wait_for(page, "Nothing is touched yet.")
+    before = pixels_of(page)
+    canvas, under = page.locator(".painter canvas"), page.locator(".painter img")
+    for kind in "new noise", "smooth", "move":
+        page.locator(".painter label", has_text=kind).locator("input").check()
+        canvas.scroll_into_view_if_needed()
+        box, below = canvas.bounding_box(), under.bounding_box()
+        assert box["width"] == 256 and all(abs(box[side] - below[side]) <= 1 for side in box)   # on the map
+        page.mouse.move(box["x"] + 60, box["y"] + 80)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 190, box["y"] + 90, steps=8)
+        page.mouse.up()
+        wait_for(page, {"new noise": "noise in", "smooth": "smooth in", "move": "move by 8, 1 in"}[kind])
+        after = pixels_of(page)
+        assert np.abs(after.astype(int) - before).max() > 2
+        page.get_by_role("button", name="undo").click()
+        wait_for(page, "Nothing is touched yet.")
+        assert np.array_equal(pixels_of(page), before)
+    assert not overlaps(page)
 
 
 @pytest.mark.parametrize("name", ["scene", "motion", "inversion", "photo"])
