@@ -8,6 +8,7 @@ __all__ = ['KEYS', 'OWN', 'LOOKS', 'published', 'numbers_of', 'measured', 'curve
 
 # %% ../../nbs/93_figures.ipynb #058a42d1
 import json
+import math
 import textwrap
 import zlib
 from pathlib import Path
@@ -154,9 +155,13 @@ def draw_beside(
     groups = list(table.groupby(["condition", "metric"], sort=False))
     methods = list(dict.fromkeys(table.method))[::-1]
     label = "ours: not measured yet" if table.ours.isna().all() else "ours"
-    size = (1.4 + 1.75 * len(groups), 0.9 + 0.27 * len(methods))
-    figure, panels = plt.subplots(1, len(groups), figsize=size, sharey=True, squeeze=False)
-    for axes, ((condition, metric), part) in zip(panels[0], groups):
+    high = math.ceil(len(groups) / 6)
+    wide = math.ceil(len(groups) / high)
+    size = (1.4 + 2.1 * wide, high * (1.8 + 0.27 * len(methods)))
+    figure, panels = plt.subplots(high, wide, figsize=size, sharey=True, squeeze=False,
+                                  layout="constrained")
+    for axes in panels.flat[len(groups):]: axes.axis("off")
+    for axes, ((condition, metric), part) in zip(panels.flat, groups):
         rows = [methods.index(m) for m in part.method]
         axes.plot(part.paper, rows, "D", color="0.35", markerfacecolor="white", label="paper")
         colors = [system_look(method)[0] for method in part.method]
@@ -166,7 +171,8 @@ def draw_beside(
                  xlabel=f"{textwrap.fill(metric, 18)}\n{direction}")
         axes.set_title("\n".join(condition.split(", ")), fontsize=8)
         axes.margins(x=0.2)
-    panels[0][0].legend(loc="upper right", bbox_to_anchor=(-0.05, -0.04), fontsize=8)
+        axes.locator_params(axis="x", nbins=3)
+    panels[-1][0].legend(loc="upper right", bbox_to_anchor=(-0.12, -0.04), fontsize=8)
     return figure
 
 # %% ../../nbs/93_figures.ipynb #c0a1e5f2
