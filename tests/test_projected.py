@@ -134,7 +134,7 @@ def test_weights_of_the_structure_that_begin_too_late_are_refused():
 
 def test_the_weight_of_the_structure_is_known_at_each_resolution():
     table = ProjectedConfig().structure
-    assert [at(table, r) for r in (4, 64, 128, 256)] == [10, 10, 100, 100]
+    assert [at(table, r) for r in (4, 64, 128, 256)] == [10, 10, 8, 8]
     assert ProjectedConfig(structure=5).structure == ((4, 5),)          # one number: at each resolution
 
 

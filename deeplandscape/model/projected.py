@@ -36,7 +36,7 @@ class ProjectedConfig:
     # change of sky and water, on [0, 1], below which it is too little: real pairs in one light have 0.07
     floor: float = 0.075
     # weight of the change of the land's structure under z_dyn, by resolution
-    structure: tuple = ((4, 10.0), (128, 100.0))
+    structure: tuple = ((4, 10.0), (128, 8.0))
 
     def __post_init__(self):
         # from JSON

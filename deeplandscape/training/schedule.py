@@ -212,7 +212,7 @@ OVERNIGHT = replace(
 EVENING = replace(
     OVERNIGHT, first_resolution=64, fade_images=((64, 4_000), (128, 1_600)),
     stable_images=((64, 44_000), (128, 104_000)), cool=40_000,
-    projected=replace(OVERNIGHT.projected, structure=((4, 20.0), (128, 40.0)), still=30.0, moving=40.0))
+    projected=replace(OVERNIGHT.projected, structure=((4, 20.0), (128, 8.0)), still=20.0, moving=30.0))
 PROFILES = {"overnight": OVERNIGHT, "evening": EVENING, "small": SMALL,
             "gated": GATED, "tuned": TUNED, "gpu": GPU, "paper": paper_config(),
             "paper128": paper_config(128), "paper512": paper_config(512),
