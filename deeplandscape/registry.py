@@ -46,6 +46,8 @@ _segformer = "https://huggingface.co/nvidia/segformer-b2-finetuned-ade-512-512/r
 _imagenet = "BSD-3-Clause; ImageNet terms"
 WEIGHTS = {
     "generator": Weights("generator.safetensors", "G, trained on scenes and photographs", "Apache-2.0"),
+    "generator_128": Weights("generator_128.safetensors", "G at 128 px, on trial; no encoder yet",
+                             "Apache-2.0"),
     "perception": Weights("perception.safetensors", "features of pictures", "Apache-2.0"),
     "segmenter": Weights("segmenter.safetensors", "masks of sky and water", "Apache-2.0"),
     "encoder": Weights("encoder.safetensors", "E for the embedded generator", "Apache-2.0"),
