@@ -8,7 +8,6 @@ __all__ = ['check_widening', 'continues', 'begin_enlarged', 'widened']
 # %% ../../nbs/611_widening.ipynb #2f97ad6d
 import torch
 from torch import nn
-import torch.nn.functional as F
 
 from ..core import InputError
 from ..model.layers import blur
