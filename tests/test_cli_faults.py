@@ -102,6 +102,7 @@ def test_numbers_out_of_any_range(folder, capsys, words, option):
     "animate good.png --speed 100", "prepare out --scenes -1", "prepare out --scenes 1 --max-frames 1",
     "train --scenes -1", "train --every 0", "train --mirror 2", "train --devices 0",
     "fit-generator generator -o out --encoder-steps 0", "fit-generator generator -o out --encoder-batch 0",
+    "fit-generator generator -o out --encoder-reuse 0", "fit-generator generator -o out --encoder-rate 0",
     "explore --port 0", "explore --port 99999", "reproduce --jobs 0", "study serve plan.json --port -1"])
 def test_numbers_that_mean_nothing(folder, capsys, arguments): refused(capsys, arguments.split())
 

@@ -23,8 +23,8 @@ from ..files import check_folder, check_output
 def load_models(
     device: str,      # where to compute
     weights: str = "generator",      # generator: a name or a file
-    encoder: str = "encoder",        # a name or a file
-    lighting: str = "lighting",      # a name or a file
+    encoder: Optional[str] = None,   # a name or a file; None: that of the generator
+    lighting: Optional[str] = None,  # a name or a file; None: that of the generator
     variant: str = "EOIFS",          # of the inversion; some need no encoder
     light: Optional[str] = None,     # "none": no lighting network is needed
 ) -> dict:                           # "G", "E", "A"
@@ -34,10 +34,12 @@ def load_models(
     from deeplandscape.model.encoder import load_encoder
     from deeplandscape.model.generator import load_generator
     from deeplandscape.photo.inversion import find_variant
+    from deeplandscape.registry import companion
     models = {"G": load_generator(weights, device=pick_device(device))}
-    if find_variant(variant).init_W == "E" or encoder != "encoder":
-        models["E"] = load_encoder(encoder, device)
-    if light not in (None, "none") or lighting != "lighting": models["A"] = load_lighting(lighting, device)
+    if find_variant(variant).init_W == "E" or encoder:
+        models["E"] = load_encoder(encoder or companion("encoder", weights), device)
+    if light not in (None, "none") or lighting:
+        models["A"] = load_lighting(lighting or companion("lighting", weights), device)
     check_belonging(models["G"], models.get("E"), models.get("A"))
     return models
 
@@ -70,7 +72,8 @@ LightNames = Annotated[Optional[str], typer.Option(
 VariantName = Annotated[str, typer.Option(help="inversion: I2S, MO, E, EO, EOI, EOIF or EOIFS")]
 Iterations = Annotated[Optional[int], number(
     "of each phase of the inversion; fewer is faster and less accurate", 1, 10**6)]
-LightingFile = Annotated[str, typer.Option(help="lighting network for that generator: a name or a file")]
+LightingFile = Annotated[Optional[str], typer.Option(
+    help="lighting network for that generator: a name or a file; default: its own")]
 Preview = Annotated[bool, typer.Option(
     "--preview", help="a quick preview: few iterations, 256 pixels")]
 Enlarger = Annotated[Optional[str], typer.Option(
@@ -143,8 +146,9 @@ def animate_command(
     light_amount: Annotated[float, number("how far the light changes", 0, 1)] = 1.0,
     variant: VariantName = "EOIFS", iterations: Iterations = None,
     weights: Annotated[str, typer.Option(help="generator: a name or a file")] = "generator",
-    encoder: Annotated[str, typer.Option(help="encoder for that generator: a name or a file")] = "encoder",
-    lighting: LightingFile = "lighting",
+    encoder: Annotated[Optional[str], typer.Option(
+        help="encoder for that generator: a name or a file; default: its own")] = None,
+    lighting: LightingFile = None,
     preview: Preview = False, super_resolve: Enlarger = None, way: EnlargingWay = "both",
     codec: CodecName = None, crf: Crf = None, threads: Threads = None, again: Again = False,
     seed: Seed = 0, device: Device = "auto",

@@ -126,9 +126,11 @@ def fit_generator_command(
     out: Annotated[Path, typer.Option("--out", "-o",
                                       help="folder for encoder.safetensors and lighting.safetensors")],
     only: Annotated[Optional[str], typer.Option(help="encoder or lighting; default: both")] = None,
-    encoder_steps: Annotated[int, number("steps of the encoder; the paper's 200,000 samples are 33,333 of 6",
-                                         1, 10**9)] = 33_333,
-    encoder_batch: Annotated[int, number("samples of such a step", 1, 4096)] = 6,
+    encoder_steps: Annotated[int, number("steps of the encoder", 1, 10**9)] = 8_000,
+    encoder_batch: Annotated[int, number("samples of such a step", 1, 4096)] = 16,
+    encoder_rate: Annotated[float, typer.Option(
+        help="its learning rate at the beginning; the paper's ResNet-152 learned at 1e-4")] = 1.5e-3,
+    encoder_reuse: Annotated[int, number("how often it sees a sample, on average", 1, 1000)] = 4,
     lighting_steps: Annotated[int, number("steps of the lighting network, of 256 samples", 1,
                                           10**9)] = 12_000,
     begin_with: Annotated[Optional[Path], typer.Option(
@@ -142,8 +144,8 @@ def fit_generator_command(
     check_folder(out)
     use_threads()
     G = load_generator(generator, device=pick_device(device)).requires_grad_(False)
-    made = fit_companions(G, out, only, encoder_steps, lighting_steps, encoder_batch, seed, begin_with,
-                          typer.echo)
+    made = fit_companions(G, out, only, encoder_steps, lighting_steps, encoder_batch, encoder_rate,
+                          encoder_reuse, seed, begin_with, typer.echo)
     typer.echo(" ".join(["now: deeplandscape animate PHOTO", f"--weights {generator}",
                          *(f"--{name} {path}" for name, path in made.items())]))
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from ..core import InputError
 from ..files import file_sha256
-from ..registry import WEIGHTS, weights_path
+from ..registry import companion, WEIGHTS, weights_path
 from ..model.generator import Generator, load_generator, mean_style
 from ..model.approximator import Approximator, load_lighting
 from ..video.lighting import STYLES, styles_of
@@ -98,9 +98,9 @@ def first_scene(G, mean, seeds=range(12)):
         return float(a.mean() + 4 * (a - b).abs().mean())
     return max(seeds, key=score)
 
-def styles_for(G, A=None):
+def styles_for(G, A=None, weights="generator"):
     "The nine styles of a generator's lighting network, and whether they are its own, not the paper's."
-    try: A = A or load_lighting()
+    try: A = A or load_lighting(companion("lighting", weights))
     except InputError: return STYLES, False
     fits = (A.config.w_dim, A.config.z_dyn_dim) == (G.config.w_dim, G.config.z_dyn_dim)
     return (styles_of(A), "styles" in A.meta) if fits else (STYLES, False)
@@ -138,7 +138,7 @@ class LatentExplorer(Explorer):
     def __init__(self, G, seed, psi, A, weights, more, widths, names):
         self.weights = weights
         self.G, digest = first_networks(G, weights)
-        styles, self.own_styles = styles_for(self.G, A)
+        styles, self.own_styles = styles_for(self.G, A, weights)
         self.mean, self.rows = mean_style(self.G), measurements(digest)
         self.names = [f"z_dyn_{k + 1}" for k in range(self.G.config.z_dyn_dim)]
         seed = first_scene(self.G, self.mean) if seed is None else seed
@@ -356,7 +356,8 @@ def own_generators(
     here = Path(core.__file__).resolve().parents[1]
     found = sorted({path.resolve() for folder in folders or (here, Path.cwd())
                     for path in folder.glob("runs/*/generator.safetensors")})
-    return {"the shipped one": "generator"} | {f"runs/{path.parent.name}": str(path) for path in found}
+    shipped = {"the shipped one": "generator", "the shipped one of 64 px": "generator_64"}
+    return shipped | {f"runs/{path.parent.name}": str(path) for path in found}
 
 class GeneratorPicker:
     "An explorer with a list of generators to choose from."

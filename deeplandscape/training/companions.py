@@ -25,9 +25,11 @@ def fit_companions(
     G: Generator,                  # the generator
     out: str | Path,               # folder for encoder.safetensors and lighting.safetensors
     only: str | None = None,       # "encoder" or "lighting"; None: both
-    encoder_steps: int = 33_333,   # of batches of 6: the paper's 200,000 samples
-    lighting_steps: int = 12_000,  # of batches of 256
-    encoder_batch: int = 6,        # samples of a step
+    encoder_steps: int = 8_000,    # of the encoder
+    lighting_steps: int = 12_000,  # of the lighting network, in batches of 256
+    encoder_batch: int = 16,       # samples in a step of the encoder
+    encoder_rate: float = 1.5e-3,  # its learning rate at the beginning; falls to zero
+    encoder_reuse: int = 4,        # how often it sees a sample, on average
     seed: int = 0,                 # of weights and samples
     begin_with: str | Path | None = None,  # file of an encoder of the same sizes to start from
     say: Callable = print,         # called with a sentence about each
@@ -42,7 +44,8 @@ def fit_companions(
     with only_one(out, "training"):
         if only != "lighting":
             made["encoder"] = path = Path(out) / "encoder.safetensors"
-            E = train_encoder(G, None, encoder_steps, encoder_batch, seed, path, True, start=start)
+            E = train_encoder(G, None, encoder_steps, encoder_batch, seed, path, True,
+                              learning_rate=encoder_rate, reuse=encoder_reuse, start=start)
             styles, pictures = measure_encoder(E, G)
             say(f"{path}: errors of styles are {styles['ratio']:.0%} and of pictures {pictures['ratio']:.0%} "
                 f"of those of the mean style")
