@@ -65,7 +65,7 @@ MirrorShare = Annotated[float, number(
 Precision = Annotated[str, typer.Option(
     help="32, bf16 (convolutions in bfloat16), or auto: the faster on this machine")]
 StartFrom = Annotated[Optional[str], typer.Option(
-    help="generator to start from: a file, or generator for the shipped one; widened if the profile has "
+    help="generator to start from: a file, or generator or generator_64 (shipped); widened if the profile has "
          "more channels or levels; for profiles tuned and evening")]
 Amplify = Annotated[float, number(
     "at the end amplify S_dyn to this share of the motion in real pairs; 0: as trained, 0.9 is good",
@@ -128,8 +128,8 @@ def fit_generator_command(
     only: Annotated[Optional[str], typer.Option(help="encoder or lighting; default: both")] = None,
     encoder_steps: Annotated[int, number("steps of the encoder", 1, 10**9)] = 8_000,
     encoder_batch: Annotated[int, number("samples of such a step", 1, 4096)] = 16,
-    encoder_rate: Annotated[float, typer.Option(
-        help="its learning rate at the beginning; the paper's ResNet-152 learned at 1e-4")] = 1.5e-3,
+    encoder_rate: Annotated[float, number(
+        "its learning rate at the beginning; the paper's ResNet-152 learned at 1e-4", 1e-9, 1)] = 1.5e-3,
     encoder_reuse: Annotated[int, number("how often it sees a sample, on average", 1, 1000)] = 4,
     lighting_steps: Annotated[int, number("steps of the lighting network, of 256 samples", 1,
                                           10**9)] = 12_000,

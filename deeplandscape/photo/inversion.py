@@ -74,7 +74,8 @@ class Settings:
     tune_perceptual: float = 0.1   # "much larger (10x) weight"
 
 OFFICIAL = Settings(stop_after=500, keep_zero=False)
-STEADY = Settings(iterations=300, S_lr=0.25, tune_lr=8e-3, tune_perceptual=0.03)       # what `animate` uses
+# what `animate` uses
+STEADY = Settings(iterations=250, tune_iterations=250, S_lr=0.25, tune_lr=8e-3, tune_perceptual=0.03)
 PREVIEW = replace(STEADY, iterations=30, tune_iterations=40)              # for a first look
 
 # %% ../../nbs/71_inversion.ipynb #f8dc74da
