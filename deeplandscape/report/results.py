@@ -90,7 +90,7 @@ def write_loop(
     frames: torch.Tensor,        # (T, 3, H, W) in [-1, 1]
     path: Path,                  # ends in .webp
     fps: float = 15,             # frames per second of `frames`
-    width: int = 400,            # px, at most
+    width: int = 800,            # px, at most
 ) -> None:
     "Write a looping WebP of at most twelve frames a second, at the same speed."
     step, full = max(1, round(fps / 12)), frames.shape[-1]
@@ -100,7 +100,7 @@ def write_loop(
     first, *rest = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in to_uint8(frames.cpu())]
     with atomic(path) as temporary:
         first.save(temporary, format="webp", save_all=True, append_images=rest,
-                   duration=round(1000 * step / fps), loop=0, quality=30)
+                   duration=round(1000 * step / fps), loop=0, quality=40)
 
 # %% ../../nbs/91_results.ipynb #8f1c927e
 PLACES = ("output", "weights_out", "folder")  # parameters for folders, which change no number
@@ -142,7 +142,7 @@ def provenance(name, profile, values, parameters, weights, seed, started, inputs
                     "memory": peak_memory(), "places": where}}
 
 # %% ../../nbs/91_results.ipynb #1acf77c8
-MOST_BYTES = 70_000    # of a picture, so that a set of results stays small
+MOST_BYTES = 350_000    # of a picture, so that a set of results stays small
 
 
 def write_picture(picture: Figure | torch.Tensor, path: Path) -> None:
