@@ -95,7 +95,7 @@ def styles_of(
     return A.meta.get("styles") or STYLES
 
 PLAIN_LIGHTS = {"day": "blue day", "sunset": "warmer sunset", "morning": "blue morning"}
-NIGHT = 2.5  # times as far as "deep night", which leaves two thirds of the brightness: this leaves a third
+NIGHT = 2.5  # times as far as "deep night", which leaves three quarters of the brightness: this leaves half
 
 def light_points(
     A: Approximator,     # the network
