@@ -65,8 +65,8 @@ MirrorShare = Annotated[float, number(
 Precision = Annotated[str, typer.Option(
     help="32, bf16 (convolutions in bfloat16), or auto: the faster on this machine")]
 StartFrom = Annotated[Optional[str], typer.Option(
-    help="generator to start from: a file, or generator or generator_64 (shipped); widened if the profile has "
-         "more channels or levels; for profiles tuned and evening")]
+    help="generator to start from: a file, or generator or generator_64 (shipped); widened if the "
+         "profile has more channels or levels; for profiles tuned and evening")]
 Amplify = Annotated[float, number(
     "at the end amplify S_dyn to this share of the motion in real pairs; 0: as trained, 0.9 is good",
     0, 10)]
