@@ -238,7 +238,7 @@ def test_small_checkpoints_of_the_first_version():
     del old["average_starts"]
     assert loop.changed_settings(old, SMALL) == []
     assert loop.changed_settings(old | dict(unheard=1), SMALL) == ["unheard"]
-    shipped = load_tensors(weights_path("generator"))[1]["training"]
+    shipped = load_tensors(weights_path("generator_64"))[1]["training"]
     assert "judges_first" in shipped and "discriminators_first" in loop.changed_settings(shipped, SMALL)
     assert "judges_first" not in loop.changed_settings(shipped, SMALL)
 
