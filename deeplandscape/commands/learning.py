@@ -169,16 +169,17 @@ def prepare_command(
     iterations: Annotated[int, number("superres: of the inversion, as in animate", 1, 10**6)] = 300,
     batch: Annotated[int, number("superres: images inverted at once", 1, 4096)] = 8,
     weights: Annotated[str, typer.Option(help="superres: generator, a name or a file")] = "generator",
-    encoder: Annotated[str, typer.Option(
-        help="superres: encoder of that generator, a name or a file")] = "encoder",
+    encoder: Annotated[Optional[str], typer.Option(
+        help="superres: encoder of that generator, a name or a file; default: its own")] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     "Prepare photographs, videos and scenes for training, or make test-clips or superres pairs."
     if out.name == "test-clips" and not (photos or clips or scenes): return fetch_test_clips(out, list, size)
     if out.name == "superres":
-        return prepare_pairs_for(out, photos, clips, scenes, pairs, weights, encoder, iterations, batch, seed,
-                                 device)
+        from deeplandscape.registry import companion
+        return prepare_pairs_for(out, photos, clips, scenes, pairs, weights,
+                                 encoder or companion("encoder", weights), iterations, batch, seed, device)
     from deeplandscape.data.prepare import prepare_store
     if not (photos or clips or scenes):
         raise InputError("Nothing to prepare; give --photos, --clips or --scenes.")
