@@ -74,7 +74,7 @@ def test_pairs_share_all_that_is_static():
 def test_views_do_not_depend_on_the_batch():
     G = model("crop_sampling")
     whole, part = generated_views(G, range(4), 2, left_is_land), generated_views(G, [3], 2, left_is_land)
-    torch.testing.assert_close(whole.grid[3:], part.grid, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(whole.grid[3:], part.grid, rtol=1e-3, atol=1e-4)
 
 
 def test_the_renderer_keeps_its_land():

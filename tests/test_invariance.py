@@ -22,12 +22,16 @@ def sources(tmp_path_factory):
     return Sources([(Store(store.path), 1.0)], [(Store(store.path), 1.0)])
 
 
+def in_double(latents):
+    return Latents(latents.z_st.double(), latents.z_dyn.double(), [m.double() for m in latents.S_st],
+                   [m.double() for m in latents.S_dyn])
+
+
 def test_an_item_does_not_depend_on_its_batch():
     config = TINY.generator
-    G = Generator(config).eval()
-    together = G(Latents.sample(config, [5, 6, 7, 8]))
-    alone = G(Latents.sample(config, [7]))
-    torch.testing.assert_close(together[2:3], alone, rtol=1e-4, atol=1e-5)
+    G = Generator(config).eval().double()  # in double precision, where the order of a sum shows nothing
+    together, alone = (G(in_double(Latents.sample(config, seeds))) for seeds in ([5, 6, 7, 8], [7]))
+    torch.testing.assert_close(together[2:3], alone)
     assert torch.equal(Latents.sample(config, [5, 7]).S_dyn[2][1], Latents.sample(config, [7]).S_dyn[2][0])
 
 

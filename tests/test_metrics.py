@@ -245,7 +245,7 @@ def test_trap_01_batch_size():
     images = pictures(11, 10)
     for name in ("embedded", "random"):
         a, b = (pooled_features(images, name, batch=n) for n in (3, 10))
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
         assert abs(frechet_distance(a, b)) < 1e-3
 
 

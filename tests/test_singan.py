@@ -138,7 +138,7 @@ def test_one_of_several(photos):
     noises = [t.G.noise(k, item_generator(7, k)) for k in range(2)]
     both = t.G(noises)
     for p in range(2):
-        assert torch.allclose(single(t.G, p)(noises), both[:, 3 * p:3 * p + 3], atol=1e-6)
+        assert torch.allclose(single(t.G, p)(noises), both[:, 3 * p:3 * p + 3], rtol=1e-3, atol=1e-4)
 
 
 def test_as_a_system(photos): check_animator(lambda: SinGAN(TINY, start=1), photos[0])
