@@ -1,6 +1,7 @@
 """How the library's notebooks read: title, one module each, short exported cells, each exported name shown or
 checked."""
 import ast
+import configparser
 import json
 import re
 import subprocess
@@ -246,3 +247,23 @@ def test_public_functions_are_typed(notebook):
                if EXPORT.match(source) and not source.startswith(("#| exporti", "#|exporti"))
                for name in untyped(ast.parse(source))]
     assert not missing, ", ".join(missing)
+
+
+@pytest.mark.parametrize("name", ["00_start", "apps/inversion", "apps/motion", "apps/photo", "apps/scene"])
+def test_colab_installs_from_the_repository_of_the_settings(name):
+    "The first code cell of what links to Colab; with a shell that is not Colab's it does nothing."
+    cell = cells(ROOT / "nbs" / f"{name}.ipynb", "code")[0][1]
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "settings.ini")
+    user, repo = (settings["DEFAULT"][key] for key in ("user", "repo"))
+
+    class Shell:
+        def __init__(self, name): self.name, self.calls = name, []
+        def __str__(self): return f"<{self.name} object at 0x7f>"
+        def run_line_magic(self, *words): self.calls.append(words)
+    for shell, calls in (("google.colab._shell.Shell", 1), ("ipykernel.zmqshell.ZMQInteractiveShell", 0)):
+        found = Shell(shell)
+        exec(cell, {"get_ipython": lambda: found})
+        assert len(found.calls) == calls
+        assert all(words[0] == "pip" and f"git+https://github.com/{user}/{repo}" in words[1]
+                   for words in found.calls)

@@ -372,6 +372,8 @@ def train(
         if seen >= total_images(config) and monitor:
             print(f"The training in {out} is already finished ({seen:,} images); nothing is left to do.",
                   file=sys.stderr)
+        elif seen and monitor:
+            print(f"The training in {out} resumes at {seen:,} images.", file=sys.stderr)
         count = dict(initial=min(seen, course.end), unit="img", **({} if monitor else dict(disable=True)))
         with aside(nets), Stop(
             fabric) as stop, contextlib.closing(progress(course.end, "training", **count)) as bar:
