@@ -16,7 +16,7 @@ from typing import Annotated, Optional
 import typer
 
 from .commands.animating import animate_command, mask_command, sample
-from .commands.comparing import compare_command
+from .commands.comparing import compare_command, score_command
 from .commands.learning import fit_generator_command, prepare_command, train_command
 from .commands.options import Device, number, run_app, Seed
 from .commands.reproducing import reproduce_command, results_app
@@ -37,7 +37,8 @@ for name, command in {"animate": animate_command, "mask": mask_command, "sample"
                       "train": train_command, "train-system": train_system_command,
                       "train-superres": train_superres_command, "singan": singan_command,
                       "seg2vid-trials": seg2vid_trials_command, "compare": compare_command,
-                      "fit-generator": fit_generator_command, "prepare": prepare_command,
+                      "score": score_command, "fit-generator": fit_generator_command,
+                      "prepare": prepare_command,
                       "reproduce": reproduce_command}.items():
     app.command(name)(command)
 app.add_typer(study_app, name="study")

@@ -80,7 +80,9 @@ def test_the_start_page_leads_to_every_explorer():
 def test_app_is_two_cells(name):
     notebook = nbformat.read(APPS / f"{name}.ipynb", 4)
     assert [cell.cell_type for cell in notebook.cells] == ["code", "code"]
-    assert all(len(cell.source.splitlines()) == 1 for cell in notebook.cells)
+    *colab, first = notebook.cells[0].source.splitlines()     # nothing anywhere else
+    assert first.startswith("from deeplandscape.explorers.") and "google.colab" in colab[1]
+    assert len(notebook.cells[1].source.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", EXPECTED)

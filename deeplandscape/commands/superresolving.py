@@ -18,8 +18,8 @@ from ..files import check_folder
 
 # %% ../../nbs/985_superresolving.ipynb #4ab59c61
 def train_superres_command(
-    pairs: Annotated[Path, typer.Option(
-        help="folder made by `deeplandscape prepare superres`")] = Path("superres"),
+    pairs: Annotated[list[Path], typer.Option(
+        help="folder made by `deeplandscape prepare superres`; repeatable")] = [Path("superres")],
     profile: Annotated[str, typer.Option(
         help="small (8 blocks of 32 channels), esrgan (23 of 64, as published), smoke")] = "small",
     out: Annotated[Path, typer.Option(
@@ -36,7 +36,7 @@ def train_superres_command(
 ) -> None:
     "Train a super-resolution network on pairs; an interrupted run resumes."
     import torch
-    from deeplandscape.photo.pairs import PairSet
+    from deeplandscape.photo.pairs import open_pairs
     from deeplandscape.photo.rrdb import interpolate_networks, save_superres
     from deeplandscape.photo.superres_training import SUPERRES_PROFILES, train_superres
     from deeplandscape.training.material import with_settings
@@ -44,7 +44,7 @@ def train_superres_command(
         raise InputError(f"There is no profile {profile!r}; choose one of {', '.join(SUPERRES_PROFILES)}.")
     config = with_settings(SUPERRES_PROFILES[profile], set)
     if show: return typer.echo(settings_text(config))
-    known, _ = PairSet(pairs), check_folder(out)
+    known, _ = open_pairs(pairs), check_folder(out)
     use_threads()
     soft, sharp = train_superres(known, config, out, resume, {"pairs": known.about}, pick_device(device),
                                  typer.echo)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['scene_source', 'store_source', 'photo_source', 'mixed_source', 'inverted', 'pair_numbers', 'prepare_pairs', 'PairSet',
-           'make_pairs']
+           'MixedPairs', 'open_pairs', 'make_pairs']
 
 # %% ../../nbs/76_pairs.ipynb #050799bc
 import json
@@ -181,6 +181,34 @@ class PairSet:
         cut = lambda x, k: x[:, k * top:k * top + k * patch // 4, k * left:k * left + k * patch // 4]
         turn = lambda x: torch.rot90(x.flip(-1) if u[4] < 0.5 else x, int(4 * u[5]), (-2, -1)).contiguous()
         return turn(cut(small, 1)), turn(cut(large, 4))
+
+# %% ../../nbs/76_pairs.ipynb #8695fb36
+class MixedPairs:
+    "Several folders of pairs, drawn from as from one."
+    def __init__(self, folders: Sequence[str | Path]):
+        self.sets = [PairSet(folder) for folder in folders]
+        self.about = {"mixed": [pairs.about for pairs in self.sets]}
+        self.ends = torch.tensor([float(len(pairs)) for pairs in self.sets]).cumsum(0) / len(self)
+
+    def __len__(self) -> int: return sum(map(len, self.sets))
+
+    def draw(self, batch: int = 16, patch: int = 128, plain: float = 0.0, seed: int = 0) -> Callable:
+        "As `PairSet.draw`; the set of each patch is drawn as well."
+        if patch % 4: raise InputError(f"The patch must be a multiple of 4 pixels, not {patch}.")
+        def one(split, u):
+            return self.sets[int((u[6] >= self.ends).sum())].patch(split, patch, plain, u[:6].tolist())
+        def drawn(split, step):
+            g = item_generator(seed, "superres", split, step)
+            both = [one(split, torch.rand(7, generator=g)) for _ in range(batch)]
+            return tuple(torch.stack(part) for part in zip(*both))
+        return drawn
+
+
+def open_pairs(
+    folders: Sequence[str | Path],   # one or several, made by `prepare_pairs`
+) -> PairSet | MixedPairs:
+    "The pairs of one folder, or of several together."
+    return PairSet(folders[0]) if len(folders) == 1 else MixedPairs(folders)
 
 # %% ../../nbs/76_pairs.ipynb #b3d1aa02
 def make_pairs(

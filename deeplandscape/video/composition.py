@@ -99,7 +99,7 @@ class Layer:
                  homography: Homography):   # how it moves
         self.k, self.homography, self.size = k, homography, photo.shape[-2:]
         # no fringe of the land
-        known = known_part((masks[:, k:k + 1] > 0.92).float(), max(1, round(min(self.size) / 120)))
+        known = known_part((masks[:, k:k + 1] > 0.92).float(), max(1, round(min(self.size) / 200)))
         rows = (masks[0, k].amax(1) > 0.004).nonzero().flatten()
         self.rows = slice(int(rows[0]), int(rows[-1]) + 1)  # outside of them nothing is computed
         rest = extend(photo - gradient_in(photo, known), known, below=k == 1)

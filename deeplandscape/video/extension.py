@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from ..averages import erode, gaussian, window
+from ..averages import erode, gaussian, gaussian_in, window
 
 # %% ../../nbs/42_extension.ipynb #5f24ef4e
 def fill(
@@ -50,6 +50,14 @@ def sources(known):
     yield mirrored_index(np.rint(2 * skyline(known)[None] - rows).astype(int), h), columns
     for share in (0.12, -0.12, 0.25, -0.25, 0.4, -0.4): yield rows, columns + round(share * w)
 
+# %% ../../nbs/42_extension.ipynb #64285e09
+def without_outliers(x, known):
+    "The known part without what differs far more from its surroundings than the rest: a sun, a moon, a bird."
+    apart = (x - gaussian_in(x, known, max(x.shape[-2:]) / 12)).abs().mean(1, keepdim=True)
+    usual = apart[known > 0.5]
+    plain = known * (apart < 0.1 + 4 * (usual.median() if len(usual) else 0)).float()
+    return plain if plain.sum() > 0.5 * known.sum() else known
+
 # %% ../../nbs/42_extension.ipynb #f0de7dc9
 def extend(
     x: Tensor,              # (1, C, H, W)
@@ -57,7 +65,7 @@ def extend(
     below: bool = True,     # continue it downwards, as sky behind land; False: upwards, as water
 ) -> Tensor:
     "x where it is known, elsewhere plausible content."
-    (h, w), surface = x.shape[-2:], fill(x, known)
+    (h, w), surface = x.shape[-2:], fill(x, without_outliers(x, known))
     soft, r = gaussian(surface, max(h, w) / 24), max(1, min(h, w) // 80)
     turn = (lambda a: a) if below else (lambda a: a[::-1])
     there, detail = turn(known[0, 0].cpu().numpy() > 0.5), turn((x - soft)[0].permute(1, 2, 0).cpu().numpy())
