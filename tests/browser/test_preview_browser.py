@@ -23,7 +23,7 @@ def preview(tmp_path_factory):
     from deeplandscape.report.preview import PreviewGrid, preview_pictures, write_preview
     G = small_generator(noise=0.1)
     A = Approximator(LightingConfig(CONFIG.w_dim, CONFIG.z_dyn_dim, depth=2)).eval()
-    grid = PreviewGrid(scenes=(("here", 1), ("there", 2)), details=(3, 4), times=4)
+    grid = PreviewGrid(details=(3, 4), times=4)
     everything = lambda images: torch.ones_like(images) / 3
     path = write_preview(tmp_path_factory.mktemp("preview"), grid, G, A, everything)
     return path.as_uri(), preview_pictures(grid, G, A).movedim(4, -1).numpy().astype(float)
@@ -84,7 +84,7 @@ def test_keys_turn_the_latents(page, preview):
     page.get_by_role("slider", name="light").focus()
     page.keyboard.press("End")
     wait_for(page, 0, 0, 4, 2)
-    page.get_by_role("radio", name="here", exact=True).focus()
+    page.get_by_role("radio", name="a bay").focus()
     page.keyboard.press("ArrowRight")
     wait_for(page, 1, 0, 4, 2)
     page.get_by_role("radio", name="draw 1").focus()
@@ -148,6 +148,8 @@ def test_nothing_is_cut_off(browser, preview, width, height, scheme):
     boxes = page.evaluate("""() => [...document.querySelectorAll('canvas, input, button, select, output, td')]
         .map(e => e.getBoundingClientRect()).map(b => [b.left, b.right, b.width])""")
     assert all(left >= 0 and right <= width and wide > 20 for left, right, wide in boxes)
+    assert page.evaluate("[...document.querySelectorAll('label, output, button')]"
+                         ".every(e => e.scrollWidth <= e.clientWidth + 1 || e.clientWidth == 0)")
     assert page.locator("#picture").bounding_box()["width"] >= (384 if width > 1000 else 200)
     assert min(page.evaluate("[...document.querySelectorAll('button, select, [type=range], .options label')]"
                              ".map(e => e.getBoundingClientRect().height)")) >= 44
