@@ -66,8 +66,8 @@ readme: $(READY)  ## README.md from nbs/index.ipynb
 	  | sed -e 's#](\.\./#](#g' -e 's#src="\.\./#src="#g' > README.md.new
 	mv README.md.new README.md
 
-docs: $(READY)  ## all notebooks as a static site in runs/docs
-	$(BIN)/python -c 'from deeplandscape.report.site import build_site; print(build_site("runs/docs"))'
+docs: $(READY)  ## all notebooks as a static site in runs/docs, with sliders that need no kernel
+	$(BIN)/python -c 'from deeplandscape.report.preview import build_docs; print(build_docs("runs/docs"))'
 
 browser: $(BROWSER)  ## tests in a real browser (needs Chromium)
 	$(BIN)/python -m pytest -q -rs tests/browser

@@ -83,14 +83,20 @@ def relinked(text: str, page: Path) -> str:
     return re.sub(r"(\]\()(?![a-z]+:|#)([^)#\s]+)((?:#[^)\s]*)?)(\))", change, text)
 
 # %% ../../nbs/952_site.ipynb #772544aa
-def bar(path: Path, order: list) -> str:
-    "The navigation above a page: contents, neighbours, addresses at which it runs."
+PREVIEW_PAGE = "preview/index.html"     # 953 writes it before the site is built
+
+
+def bar(path: Path, order: list, preview: bool = False) -> str:
+    "The navigation above a page: contents, neighbours, addresses at which it runs, the preview."
     at, to = order.index(path), lambda there: os.path.relpath(there.with_suffix(".html"), path.parent)
     near = [(word, order[i]) for word, i in (("before", at - 1), ("after", at + 1)) if 0 <= i < len(order)]
     links = [f"[contents]({os.path.relpath(project_folder() / 'index.html', path.parent)})"]
     links += [f"{word}: [{there.stem}]({to(there)})" for word, there in near]
     relative = path.relative_to(project_folder()).as_posix()
-    return " · ".join(links + [f"[{name}]({address})" for name, address in addresses_of(relative).items()])
+    text = " · ".join(links + [f"[{name}]({address})" for name, address in addresses_of(relative).items()])
+    if not preview or path.parent.name != "apps": return text
+    there = os.path.relpath(project_folder() / PREVIEW_PAGE, path.parent)
+    return f"{text}\n\n**Without a kernel**: [the four latents on sliders]({there}), in rendered pictures."
 
 
 def result_below(name: str) -> str:
@@ -105,7 +111,7 @@ def result_below(name: str) -> str:
     return "\n\n".join(["## Result of the profile `cpu`", picture, " · ".join(links)])
 
 # %% ../../nbs/952_site.ipynb #3cf795bb
-def prepared(path: Path, order: list):       # -> a notebook of nbformat
+def prepared(path: Path, order: list, preview: bool = False):       # -> a notebook of nbformat
     "A notebook as its page shows it."
     import nbformat
     run = project_folder() / "runs" / "cpu" / path.name         # executed by `make reproduce`
@@ -115,7 +121,7 @@ def prepared(path: Path, order: list):       # -> a notebook of nbformat
     for cell in book.cells:
         if cell.cell_type == "markdown": cell.source = relinked(cell.source, path)
         else: cell.source = re.sub(r"\A(#\|.*\n)+", "", cell.source)
-    book.cells.insert(0, nbformat.v4.new_markdown_cell(bar(path, order)))
+    book.cells.insert(0, nbformat.v4.new_markdown_cell(bar(path, order, preview)))
     below = result_below(path.stem) if path.parent.name == "repro" else ""
     if below: book.cells.append(nbformat.v4.new_markdown_cell(below))
     book.metadata["title"] = title_and_subtitle(path)[0]
@@ -132,14 +138,15 @@ def exporter():
     return made
 
 # %% ../../nbs/952_site.ipynb #d4305a63
-def first_page(order: list):         # -> a notebook of one cell
-    "The list of all pages."
+def first_page(order: list, preview: bool = False):         # -> a notebook of one cell
+    "The list of all pages, and the preview where there is one."
     import nbformat
     root = project_folder()
     line = lambda path, text: f"- [{text}]({path.relative_to(root).with_suffix('.html').as_posix()})"
     parts = ['# deeplandscape', 'A notebook reproduction of "DeepLandscape: Adversarial Modeling of '
              'Landscape Videos" (ECCV 2020). [First page of the project](nbs/index.html) · '
              '[results beside the paper](figures/cpu/index.html)']
+    if preview: parts[1] += f" · [the four latents on sliders, without a kernel]({PREVIEW_PAGE})"
     for floor, found in notebooks_by_floor().items():
         label = lambda path: path.stem.replace("_", " ", 1)
         names = [f"{line(path, label(path))}: {title_and_subtitle(path)[1]}" for path in found]
@@ -172,11 +179,13 @@ def build_site(
     for folder in ("figures", "nbs/apps"):
         left_out = shutil.ignore_patterns("*.md", "*.yaml", "*.ipynb", ".*")
         shutil.copytree(root / folder, out / folder, dirs_exist_ok=True, ignore=left_out)
-    pages, make = {out / "index.html": first_page(order)}, exporter()
+    preview = (out / PREVIEW_PAGE).exists()
+    pages, make = {out / "index.html": first_page(order, preview)}, exporter()
     chosen = [path for path in order if not only or path.stem in only]
     pages |= {(out / path.relative_to(root)).with_suffix(".html"): path for path in chosen}
     for page, source in pages.items():
-        text, _ = make.from_notebook_node(prepared(source, order) if isinstance(source, Path) else source)
+        if isinstance(source, Path): source = prepared(source, order, preview)
+        text, _ = make.from_notebook_node(source)
         page.parent.mkdir(parents=True, exist_ok=True)
         with atomic(page) as temporary: Path(temporary).write_text(text, encoding="utf-8")
     return out / "index.html"
