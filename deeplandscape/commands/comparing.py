@@ -145,7 +145,7 @@ def score_command(
     from deeplandscape.metrics.samples import square_photos
     from deeplandscape.model.generator import load_generator
     where, _ = pick_device(device), use_threads()
-    if out is not None: check_output(out)
+    if out is not None: check_output(out, (".csv",))
     loaded = {name: load_generator(name, device=where) for name in generators}
     small = [name for name, G in loaded.items() if G.config.resolution < size]
     if small: raise InputError(f"{small[0]} makes smaller images than {size} px; choose a smaller --size.")
