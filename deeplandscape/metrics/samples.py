@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from ..averages import resize
 from ..core import InputError, item_generator, progress
 from ..data.sources import find_photos, is_held_out
 from .coverage import mean_distance, precision_recall, sliced_wasserstein
@@ -44,7 +43,7 @@ def square_photos(
         x = read_photo(paths[k])
         top, left = ((n - min(x.shape[1:])) // 2 for n in x.shape[1:])
         square = x[:, top:top + min(x.shape[1:]), left:left + min(x.shape[1:])]
-        found.append(to_uint8(resize(square[None], (side, side)))[0])
+        found.append(to_uint8(F.interpolate(square[None], (side, side), mode="area"))[0])
     return from_uint8(torch.stack(found))
 
 @torch.no_grad()
@@ -60,7 +59,7 @@ def uncurated(
     for first in progress(range(0, count, batch), "samples"):
         seeds = range(seed + first, seed + min(first + batch, count))
         x = G(Latents.sample(G.config, seeds, device=device)).clamp(-1, 1)
-        found.append(to_uint8(resize(x, (side, side)) if side else x).cpu())
+        found.append(to_uint8(F.interpolate(x, (side, side), mode="area") if side else x).cpu())
     return from_uint8(torch.cat(found))
 
 # %% ../../nbs/581_samples.ipynb #0a5f3d0e
