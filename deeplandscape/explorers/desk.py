@@ -70,15 +70,17 @@ class Sheet:
 
     def __init__(self, explorer):
         self.explorer, self.first = explorer, 0
-        self.more, self.box = widgets.Button(description="show twelve scenes"), row(gap="8px")
+        self.more = widgets.Button(description="show twelve scenes", layout=fitted(170))
+        self.box = row(gap="8px")
         self.widget = widgets.VBox([self.more, self.box])
         self.more.on_click(self.draw)
 
     def draw(self, _=None):
         "Draw the next twelve."
-        made = [self.cell(seed) for seed in range(self.first, self.first + self.count)]
-        self.first, self.more.description = self.first + self.count, "show twelve more"
-        self.box.children = made
+        self.more.disabled, self.more.description = True, "drawing ..."      # it takes seconds
+        try: self.box.children = [self.cell(self.first + k) for k in range(self.count)]
+        finally: self.more.disabled, self.more.description = False, "show twelve more"
+        self.first += self.count
 
     def cell(self, seed):
         recipe = self.explorer.recipe().replace(seed=seed, clouds=seed)

@@ -83,7 +83,7 @@ def style_buttons(choose_style, styles):
         return made
     buttons = [button(k + 1, z_dyn, label) for k, (_, z_dyn, label) in enumerate(styles)]
     return widgets.GridBox(buttons, layout=widgets.Layout(
-        grid_template_columns="repeat(3, 1fr)", grid_gap="6px"))
+        grid_template_columns="repeat(auto-fill, minmax(140px, 1fr))", grid_gap="6px"))
 
 def first_networks(G, weights):
     "The generator, and the SHA-256 of its file when it comes from one."
@@ -214,8 +214,8 @@ def scene_page(explorer):
                          explorer.readings.widget],
                         layout=fitted(440))
     more = widgets.VBox([level_parts(explorer), explorer.desk.more])
-    return page("Light and scene", about,
-                row(left, widgets.VBox([light_panel(explorer, right), scene, more]), gap="20px"))
+    parts = widgets.VBox([light_panel(explorer, right), scene, more], layout=fitted(600))
+    return page("Light and scene", about, row(left, parts, gap="20px"))
 
 # %% ../../nbs/97_latents.ipynb #ec8b61c6
 class SceneExplorer(LatentExplorer):
@@ -287,13 +287,13 @@ def motion_page(explorer):
     explorer.line = Line(image, c["horizon"])
     pictures = row(explorer.line.widget, widgets.VBox([row(*labelled, gap="6px")]), gap="6px")
     left = widgets.VBox([pictures, explorer.caption, explorer.facts, explorer.desk.widget,
-                         explorer.readings.widget, explorer.movie.widget], layout=fitted(560))
+                         explorer.readings.widget], layout=fitted(560))
     where = sentence("Where the clouds go; 12 is up and closer:", "small")
     line = sentence("The line on the picture, which can be dragged: 0 is the top, 1 the bottom.", "small")
     motion = panel("Motion", where, c["direction"], c["speed"], c["horizon"], line, width=right)
     when = panel("Time and scene", explorer.play, c["time"], row(c["seed"], c["clouds"]), c["psi"],
                  explorer.other, width=right)
-    export = widgets.VBox([*explorer.export.values(), explorer.job.widget])
+    export = widgets.VBox([*explorer.export.values(), explorer.job.widget, explorer.movie.widget])
     more = folded(Save_a_video_or_a_picture=export, Light_and_weather=light_panel(explorer, "100%"))
     about = ("The dynamic maps are warped by a homography above the horizon, by its mirror image below; "
              "light and scene stay.")
@@ -375,6 +375,7 @@ class GeneratorPicker:
 
     def take(self, _: object = None) -> None:
         "Build the explorer of the chosen generator; if that fails, the previous one stays."
+        self.note.value = "Loading ..."
         try: made = self.kind(weights=self.list.value)
         except InputError as error: self.note.value = str(error); return
         if self.explorer is not None: made.apply(self.explorer.recipe())

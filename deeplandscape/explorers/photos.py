@@ -179,7 +179,7 @@ def inversion_page(explorer):
     run = (row(*explorer.toggles.values(), gap="2px"), row(explorer.steps, explorer.job.widget),
            explorer.chart)
     top = row(panel("Photograph", explorer.choice.widget, width="400px"),
-              panel("Variants", *run, width="698px"))
+              panel("Variants", *run, width="690px"))
     about = ("Seven ways to find latents that reproduce a photograph; the second row shows whether the "
              "clouds can then be moved.")
     found = panel("Reconstruction, and the clouds moved by half the width", explorer.table)

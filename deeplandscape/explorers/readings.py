@@ -18,7 +18,7 @@ from ..model.generator import Generator
 from ..perception.masks import segmenter
 from ..metrics.similarity import masked_ssim
 from ..metrics.flow import motion_amount, optical_flow
-from .toolkit import row, sentence
+from .toolkit import fitted, row, sentence
 from .recipes import Recipe
 
 # %% ../../nbs/965_readings.ipynb #ea067df7
@@ -42,7 +42,7 @@ def svg_histogram(shares, drawn, name, width=136, height=64):
     top, step = 1.15 * float(max(shares.max(), drawn.max())), width / BINS
     y = lambda v: f"{(height - 14) * (1 - float(v) / top):.1f}"
     steps = lambda v: "".join(f"V{y(s)}h{step:.2f}" for s in v.tolist())
-    label = f'<text x="2" y="{height - 2}" font-size="11" fill="currentColor">{name}</text>'
+    label = f'<text x="2" y="{height - 4}" font-size="11" fill="currentColor">{name}</text>'
     return (f'<svg role="img" aria-label="values of {name}, and those of the training" width="{width}" '
             f'height="{height}" viewBox="0 0 {width} {height}" style="color: var(--ink, #222)">'
             f'<path d="M0 {height - 14}{steps(shares)}V{height - 14}Z" fill="#0173b2" opacity="0.55"/>'
@@ -84,7 +84,7 @@ class Readings:
     def __init__(self, G: Generator, mean: Tensor):     # (1, w_dim), its mean style
         self.mean, self.normal, (self.std, self.styles) = mean, normal_shares(), training_styles(G, mean)
         self.start, self.scene, self.now, self.squares = None, None, None, {}
-        self.on = widgets.Checkbox(True, description="numbers", indent=False)
+        self.on = widgets.Checkbox(True, description="numbers", indent=False, layout=fitted(100))
         self.again, self.said = widgets.Button(description="start here"), sentence("", "small")
         self.histograms, self.spread = widgets.HTML(), sentence("", "small")
         self.again.on_click(lambda _: self.begin(self.now))

@@ -103,6 +103,7 @@ SHEET = """<style>
 .explorer .stack > .widget-html { position: absolute; inset: 0; width: 100%; height: 100%; }
 .explorer .stack > .widget-html > .widget-html-content { width: 100%; height: 100%; line-height: 0; }
 .explorer .painter .strokes, .explorer .dragged { display: none; }
+.explorer .painter label { white-space: nowrap; }
 .explorer .stack > .widget-html.line { inset: auto 0; height: 24px; margin-top: -12px; }
 .explorer .line [role=slider] { height: 100%; cursor: ns-resize; touch-action: none; outline-offset: -8px;
     background: linear-gradient(transparent 11px, #ff9a1a 11px 13px, transparent 13px); }
