@@ -94,9 +94,8 @@ SHEET = """<style>
     box-sizing: border-box; max-width: 100%; overflow: visible; }
 .explorer, .explorer .widget-box { max-width: 100%; box-sizing: border-box; min-width: 0; overflow: visible; }
 .explorer { max-width: 1110px; padding: 0 2px; }
-.explorer .widget-slider { min-width: 0; }
 .explorer .widget-slider .slider-container { min-width: 90px; }
-.explorer .widget-readout { min-width: 44px; }
+.explorer .widget-slider { min-width: 0; } .explorer .widget-readout { min-width: 44px; }
 .explorer .jupyter-button { flex: 0 0 auto; max-width: 100%; }
 .explorer .stack { display: grid; position: relative; }
 .explorer .stack > * { grid-area: 1 / 1; margin: 0; }
