@@ -37,14 +37,14 @@ from deeplandscape.video.motion import CLOCK
 from small_models import CONFIG, small_generator, write_weights
 
 APPS = Path(__file__).resolve().parents[1] / "nbs" / "apps"
-EXPECTED = {"scene": {"ImageModel": 5, "FloatSliderModel": 12, "BoundedIntTextModel": 3, "ButtonModel": 20,
+EXPECTED = {"scene": {"ImageModel": 5, "FloatSliderModel": 12, "BoundedIntTextModel": 3, "ButtonModel": 27,
                       "FileUploadModel": 2, "DropdownModel": 4, "TextareaModel": 2},
-            "motion": {"ImageModel": 8, "FloatSliderModel": 15, "ButtonModel": 33, "PlayModel": 1,
+            "motion": {"ImageModel": 8, "FloatSliderModel": 15, "ButtonModel": 42, "PlayModel": 1,
                        "LinkModel": 1},
             "inversion": {"ImageModel": 3, "FileUploadModel": 1, "ToggleButtonModel": 7,
                           "FloatSliderModel": 1, "ButtonModel": 1},
             "photo": {"ImageModel": 2, "FileUploadModel": 2, "DropdownModel": 6, "FloatSliderModel": 3,
-                      "IntSliderModel": 1, "ButtonModel": 2, "CheckboxModel": 1, "TextareaModel": 1}}
+                      "IntSliderModel": 1, "ButtonModel": 5, "CheckboxModel": 1, "TextareaModel": 1}}
 
 
 def has_weights():

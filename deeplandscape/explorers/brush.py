@@ -21,11 +21,11 @@ class Folded:
     "A part of a page that works only while it is open."
     opened = False
 
-    def watch(self, box: widgets.Accordion) -> None:
-        "Follow whether `box`, an accordion with `.widget` in it, shows this part."
+    def watch(self, box: widgets.Widget) -> None:
+        "Follow whether `box`, made by `folded` with `.widget` among its parts, shows this part."
         def look(_=None):
             at = box.selected_index
-            was, self.opened = self.opened, at is not None and box.children[at] is self.widget
+            was, self.opened = self.opened, at is not None and box.parts[at] is self.widget
             if self.opened and not was: self.explorer.ask()
         box.observe(look, "selected_index")
 

@@ -81,8 +81,9 @@ def picture(width, about="picture"):
 
 # %% ../../nbs/96_toolkit.ipynb #e5aea5b6
 SHEET = """<style>
-.explorer { max-width: 1110px; --ink: var(--jp-ui-font-color1, #222); --soft: var(--jp-ui-font-color2, #666);
-            --line: var(--jp-border-color2, #ddd); }
+.explorer, .explorer .widget-box { max-width: 100%; box-sizing: border-box; min-width: 0; overflow: visible; }
+.explorer { max-width: 1110px; padding: 0 2px; --ink: var(--jp-ui-font-color1, #222);
+    --soft: var(--jp-ui-font-color2, #666); --line: var(--jp-border-color2, #ddd); }
 .explorer h2 { font-size: 20px; line-height: 1.3; margin: 4px 0 0 0; color: var(--ink); }
 .explorer .about { font-size: 13px; line-height: 1.45; color: var(--soft); margin: 2px 0 6px 0; }
 .explorer .widget-label.sentence, .explorer .widget-label.small, .explorer .widget-label.title
@@ -92,22 +93,22 @@ SHEET = """<style>
 .explorer .widget-label.title { font-weight: 600; }
 .explorer .panel { border: 1px solid var(--line); border-radius: 6px; padding: 8px 12px; margin: 0 0 10px 0;
     box-sizing: border-box; max-width: 100%; overflow: visible; }
-.explorer, .explorer .widget-box { max-width: 100%; box-sizing: border-box; min-width: 0; overflow: visible; }
-.explorer { max-width: 1110px; padding: 0 2px; }
 .explorer .widget-slider .slider-container { min-width: 90px; }
 .explorer .widget-slider { min-width: 0; } .explorer .widget-readout { min-width: 44px; }
 .explorer .jupyter-button { flex: 0 0 auto; max-width: 100%; }
+.explorer .head { margin: 3px 0 0 0; height: 36px; text-align: left; border: 1px solid var(--line); }
+.explorer .section { padding: 10px 14px; border: 1px solid var(--line); border-top: 0; }
 .explorer .stack { display: grid; position: relative; }
 .explorer .stack > * { grid-area: 1 / 1; margin: 0; }
 .explorer .stack > .widget-html { position: absolute; inset: 0; width: 100%; height: 100%; }
 .explorer .stack > .widget-html > .widget-html-content { width: 100%; height: 100%; line-height: 0; }
 .explorer .painter .strokes, .explorer .dragged { display: none; }
-.explorer .painter label { white-space: nowrap; }
+.explorer .painter label { display: inline-block; }
 .explorer .stack > .widget-html.line { inset: auto 0; height: 24px; margin-top: -12px; }
 .explorer .line [role=slider] { height: 100%; cursor: ns-resize; touch-action: none; outline-offset: -8px;
     background: linear-gradient(transparent 11px, #ff9a1a 11px 13px, transparent 13px); }
 .explorer img { border-radius: 4px; background: var(--line); }
-.explorer video { max-width: 100%; height: auto; }
+.explorer video { height: auto; }
 .explorer textarea { font-family: var(--jp-code-font-family, monospace); font-size: 12px; }
 .explorer a.button, .explorer button.plain { display: inline-block; padding: 4px 10px; font-size: 13px;
     border: 1px solid var(--line); border-radius: 3px; background: var(--jp-layout-color2, #eee);
@@ -116,9 +117,8 @@ SHEET = """<style>
     .explorer .widget-slider { flex-wrap: wrap; height: auto; }
     .explorer .widget-slider > .widget-label { width: 100% !important; text-align: left; }
 }
-.explorer .report { display: block; overflow-x: auto; max-width: 100%; }
-.explorer .report td { font-size: 12px; line-height: 1.5; color: var(--ink); padding: 0 18px 0 0;
-    text-align: left; vertical-align: top; }
+.explorer .report { display: block; overflow-x: auto; max-width: 100%; color: var(--ink); text-align: left; }
+.explorer .report td { font-size: 12px; line-height: 1.5; padding: 0 18px 0 0; vertical-align: top; }
 </style>"""
 
 # %% ../../nbs/96_toolkit.ipynb #f8627027
@@ -154,11 +154,33 @@ def download(name, data, words="save"):
     source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
     return f'<a class="button" download="{html.escape(name)}" href="{source}">{words}</a>'
 
+# %% ../../nbs/96_toolkit.ipynb #b81c0641
+class Sections(widgets.VBox):
+    "Collapsed sections of which one can be open; Tab and Enter reach their headings, unlike an accordion's."
+    selected_index = traitlets.Int(None, allow_none=True)
+
+    def __init__(self, titles, parts):
+        self.titles, self.parts = tuple(titles), tuple(parts)
+        self.heads = [widgets.Button(description=title, layout=fitted(1110)) for title in titles]
+        self.boxes = [widgets.VBox([part]) for part in parts]
+        super().__init__([widget for pair in zip(self.heads, self.boxes) for widget in pair])
+        for k, (head, box) in enumerate(zip(self.heads, self.boxes)):
+            head.add_class("head"), box.add_class("section")
+            head.on_click(lambda _, k=k: self.toggle(k))
+        self.observe(self.look, "selected_index")
+        self.look()
+
+    def toggle(self, k): self.selected_index = None if self.selected_index == k else k
+
+    def look(self, _=None):
+        for k, (head, box) in enumerate(zip(self.heads, self.boxes)):
+            opened = k == self.selected_index
+            box.layout.display = None if opened else "none"
+            head.icon = "caret-down" if opened else "caret-right"
+
 def folded(**parts):
     "Collapsed sections by title, with underscores as blanks."
-    box = widgets.Accordion(list(parts.values()), titles=[name.replace("_", " ") for name in parts])
-    box.selected_index = None
-    return box
+    return Sections([name.replace("_", " ") for name in parts], parts.values())
 
 # %% ../../nbs/96_toolkit.ipynb #bae3594a
 class Drawing:

@@ -12,7 +12,7 @@ from serving import ROOT, chromium, opened, served
 
 def scene(page):
     page.get_by_text("z_dyn = +0.00").first.wait_for()
-    page.get_by_role("button", name="another scene").click()
+    page.get_by_role("button", name="another scene", exact=True).click()
     page.wait_for_timeout(1500)
 
 

@@ -113,7 +113,7 @@ def test_scene_sliders_and_styles_change_the_pixels(page, address):
     page.get_by_role("button", name="7 deep night").click()
     wait_for(page, "z_dyn = +2.50, +0.00, +0.00")
     page.wait_for_timeout(1500)                                     # what is done within a second is one step
-    page.get_by_role("button", name="another scene").click()
+    page.get_by_role("button", name="another scene", exact=True).click()
     wait_for(page, f"scene {seed + 1}, clouds {seed + 1}")
     assert same(pixels_of(page), expected.render((2.5, 0, 0), seed + 1))
     page.get_by_role("button", name="undo").click()
@@ -321,11 +321,29 @@ def test_nothing_is_cut_on_a_telephone(browser, address, name):
         cut = page.evaluate("""() => [...document.querySelectorAll('.explorer *')]
             .filter(e => e.checkVisibility()
             && e.getBoundingClientRect().right > 391).map(e => e.className || e.tagName)""")
+        short = page.locator(".explorer button").evaluate_all(
+            "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)")
         rails = page.locator(".explorer .noUi-base").evaluate_all(
             "all => all.map(e => e.getBoundingClientRect().width).filter(w => w > 0)")
         broken = page.locator(".explorer img").evaluate_all(
             "all => all.filter(e => e.complete && !e.naturalWidth).length")
-        assert not cut and not broken and min(rails) >= 200, (cut, broken, rails)
+        assert not cut and not short and not broken and min(rails) >= 200, (cut, short, broken, rails)
+
+
+def test_a_section_is_opened_and_closed_with_the_keyboard(page, address):
+    page.goto(address + "scene.ipynb")
+    wait_for(page, "z_dyn = +0.00, +0.00, +0.00")
+    focused = lambda: page.evaluate("document.activeElement.textContent.trim()")
+    for name, text in (("Python", "copy as Python"), ("Brush on a dynamic map", "Nothing is touched yet.")):
+        page.locator(".widget-dropdown select").first.focus()
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if focused() == name: break
+        assert focused() == name
+        page.keyboard.press("Enter")
+        wait_for(page, text)
+        page.keyboard.press("Enter")
+        page.get_by_text(text).first.wait_for(state="hidden")
 
 
 def kernels():
