@@ -57,6 +57,7 @@ WEIGHTS = {
                             "Apache-2.0"),
     "encoder_64": Weights("encoder_64.safetensors", "E of generator_64", "Apache-2.0"),
     "lighting_64": Weights("lighting_64.safetensors", "A of generator_64", "Apache-2.0"),
+    "superres": Weights("superres.safetensors", "super-resolution x4 of G's frames", "Apache-2.0"),
     "motion_energy": Weights("motion_energy.safetensors", "motion energies of the compared system TS",
                              "Apache-2.0"),
     "animating_landscape": Weights("animating_landscape.safetensors",

@@ -77,8 +77,8 @@ LightingFile = Annotated[Optional[str], typer.Option(
 Preview = Annotated[bool, typer.Option(
     "--preview", help="a quick preview: few iterations, 256 pixels")]
 Enlarger = Annotated[Optional[str], typer.Option(
-    help="enlarge the model's frames x4 by this network: a file, realesr-general, realesrgan, "
-         "realesr-compact or bicubic")]
+    help="enlarge the model's frames x4 by this network: superres (shipped), a file, realesr-general, "
+         "realesrgan, realesr-compact or bicubic")]
 EnlargingWay = Annotated[str, typer.Option(
     help="with --super-resolve: both (the photograph's detail, the network elsewhere), guided (the "
          "paper's) or network")]
