@@ -45,10 +45,11 @@ def options_of(function):
 
 def arguments_of(function, folder):
     "A value for each argument that must be given, and for each option that must be."
-    given = [about for _, _, about, default in options_of(function) if default is inspect.Parameter.empty]
-    arguments = [str(folder / "good.png") for about in given if isinstance(about, ArgumentInfo)]
-    return arguments + [part for about in given if not isinstance(about, ArgumentInfo)
-                        for part in (about.param_decls[0], str(folder / "out"))]
+    given = [(name, about) for name, _, about, default in options_of(function)
+             if default is inspect.Parameter.empty]
+    arguments = [str(folder / "good.png") for _, about in given if isinstance(about, ArgumentInfo)]
+    return arguments + [part for name, about in given if not isinstance(about, ArgumentInfo)
+                        for part in ((about.param_decls or [f"--{name}"])[0], str(folder / "out"))]
 
 
 def is_number(kind): return kind in (int, float) or bool({int, float} & set(get_args(kind)))
