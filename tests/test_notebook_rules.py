@@ -267,3 +267,51 @@ def test_colab_installs_from_the_repository_of_the_settings(name):
         assert len(found.calls) == calls
         assert all(words[0] == "pip" and f"git+https://github.com/{user}/{repo}" in words[1]
                    for words in found.calls)
+
+
+# Who is kept out of training is decided by the names of photographs, and a folder's own name is part of them.
+READERS = {"find_photos", "photo_source", "prepare_store", "square_photos"}
+
+
+def is_temporary(node):
+    return isinstance(node, ast.Call) and any(isinstance(n, (ast.Attribute, ast.Name))
+                                              and (n.attr if isinstance(n, ast.Attribute) else n.id)
+                                              in ("mkdtemp", "TemporaryDirectory") for n in ast.walk(node))
+
+
+def temporary_names(tree):
+    "Variables that hold a folder with a random name."
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and is_temporary(node.value): yield from map(ast.unparse, node.targets)
+        if isinstance(node, ast.withitem) and is_temporary(node.context_expr) and node.optional_vars:
+            yield ast.unparse(node.optional_vars)
+
+
+def read_as_photos(call):
+    "What a call takes its photographs from."
+    name = ast.unparse(call.func).split(".")[-1]
+    if name not in READERS: return []
+    given = [k.value for k in call.keywords if k.arg == "photos"]
+    if name != "prepare_store": given += call.args[:1]
+    return [ast.unparse(item) for value in given
+            for item in (value.elts if isinstance(value, (ast.List, ast.Tuple)) else [value])]
+
+
+def random_photo_folders(sources):
+    trees = [code_of(source) for source in sources]
+    random = {name + end for tree in trees for name in temporary_names(tree) for end in ("", ".name")}
+    random |= {f"{wrap}({name})" for name in random for wrap in ("Path", "str")}
+    return [ast.unparse(node) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)
+            and set(read_as_photos(node)) & random]
+
+
+def test_photographs_lie_in_folders_of_fixed_names(notebook):
+    assert not random_photo_folders(s for _, s in cells(notebook, "code") if not exported(s))
+
+
+def test_random_folders_are_found():
+    made = "place = tempfile.TemporaryDirectory()"
+    assert random_photo_folders([made, "square_photos([place.name], 64)"])
+    assert random_photo_folders(["with tempfile.TemporaryDirectory() as d:\n    photo_source(d, 128)"])
+    assert random_photo_folders(["d = Path(tempfile.mkdtemp())\nprepare_store(d / 's', photos=[d])"])
+    assert not random_photo_folders([made, "prepare_store(place.name, photos=[Path(place.name) / 'photos'])"])
