@@ -282,7 +282,8 @@ def is_temporary(node):
 def temporary_names(tree):
     "Variables that hold a folder with a random name."
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and is_temporary(node.value): yield from map(ast.unparse, node.targets)
+        if isinstance(node, ast.Assign) and is_temporary(node.value):
+            yield from map(ast.unparse, node.targets)
         if isinstance(node, ast.withitem) and is_temporary(node.context_expr) and node.optional_vars:
             yield ast.unparse(node.optional_vars)
 
